@@ -1,0 +1,77 @@
+//! What every part of a running Holdfast shares: configuration, the control plane's pool, storages, tools and keys.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use sqlx::PgPool;
+
+use crate::{
+    catalog::{self, CatalogError, Project},
+    clock::Clock,
+    config::Config,
+    db,
+    keyring::Keyring,
+    postgres::{connect::ConnectInfo, tools::Tools},
+    storage::{self, Storage},
+};
+
+/// Opened once per process and shared by reference.
+#[derive(Clone, Debug)]
+pub struct App {
+    pub config: Arc<Config>,
+    pub pool: PgPool,
+    /// The control plane's own database, where tenants live unless their project says otherwise.
+    pub control: ConnectInfo,
+    pub storages: BTreeMap<String, Arc<dyn Storage>>,
+    pub tools: Arc<Tools>,
+    pub keys: Arc<Keyring>,
+    pub clock: Clock,
+}
+
+/// Why the program cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot reach the control plane at {at}: {source}")]
+    ControlPlane { at: String, source: sqlx::Error },
+    #[error("cannot open storage {name:?}: {source}")]
+    Storage { name: String, source: storage::Error },
+}
+
+impl App {
+    /// Opens everything that `config` names. The control plane is reached, but not migrated.
+    pub async fn open(
+        config: Config,
+        control: ConnectInfo,
+        tools: Arc<Tools>,
+        keys: Keyring,
+    ) -> Result<Self, OpenError> {
+        let pool = db::connect(&control, &config.database)
+            .await
+            .map_err(|source| OpenError::ControlPlane { at: control.to_string(), source })?;
+        let mut storages = BTreeMap::new();
+        for (name, storage) in &config.storages {
+            let opened =
+                storage::open(storage).await.map_err(|source| OpenError::Storage { name: name.clone(), source })?;
+            storages.insert(name.clone(), opened);
+        }
+        Ok(Self {
+            config: Arc::new(config),
+            pool,
+            control,
+            storages,
+            tools,
+            keys: Arc::new(keys),
+            clock: Clock::System,
+        })
+    }
+
+    /// How to reach the database in which a project lives.
+    pub async fn project_database(&self, project: &Project) -> Result<ConnectInfo, CatalogError> {
+        match &project.database_name {
+            None => Ok(self.control.clone()),
+            Some(name) => {
+                let sealed = catalog::database_url(&self.pool, name).await?;
+                self.keys.open_database(name, &sealed).map_err(|_| CatalogError::Sealed(name.clone()))
+            }
+        }
+    }
+}

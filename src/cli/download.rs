@@ -1,0 +1,297 @@
+//! `holdfast download`: a stored artifact as a file.
+
+use std::{
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use futures::TryStreamExt;
+use serde_json::json;
+
+use super::{
+    Context, Exit, Failure,
+    open::{self, Opened},
+    resolve,
+};
+use crate::{
+    app::App,
+    artifact::{Compression, Encoding, Encryption, Fingerprint},
+    db,
+    history::{self, Backup, Copy, Event},
+    keys,
+    report::{self, StdoutClosed},
+    storage::Storage,
+    transform::{self, Identities, digest::Fingerprinter},
+};
+
+/// Fetch a backup's stored bytes, checked against its SHA-256.
+///
+/// They are written beside the target and renamed when all of them are right. With --decrypt, the dump itself: decrypted,
+/// decompressed and checked against its own SHA-256. To standard output (--output -) bytes are written as they come; exit code 6
+/// then says that they were not right.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  holdfast download latest:acme
+  holdfast download latest:acme --decrypt --output acme.sql
+  holdfast download 0199ab12 --from offsite --output - | sha256sum")]
+pub struct Args {
+    /// An id, its unique beginning, or latest:PROJECT.
+    backup: String,
+    /// The file to write, or - for standard output [default: the artifact's own name, here].
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The storage to fetch it from [default: the first with a good copy].
+    #[arg(long, value_name = "STORAGE")]
+    from: Option<String>,
+    /// Decrypt and decompress it.
+    #[arg(long)]
+    decrypt: bool,
+    /// The age key file for --decrypt [default: as configured].
+    #[arg(long, value_name = "FILE", requires = "decrypt")]
+    identity: Option<PathBuf>,
+    /// Replace an existing file.
+    #[arg(long)]
+    force: bool,
+}
+
+pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
+    let config = context.config_and_log()?;
+    open::with(&config, async |opened| {
+        let app = &opened.app;
+        let backup = resolve::backup(app, context, &args.backup).await?;
+        let source = Source::find(app, &backup, args.from.as_deref()).await?;
+        let to_stdout = args.output.as_deref() == Some(Path::new("-"));
+        let target = match (&args.output, to_stdout) {
+            (_, true) => None,
+            (Some(path), false) => Some(path.clone()),
+            (None, false) => Some(PathBuf::from(source.file_name(args.decrypt)?)),
+        };
+        if let Some(path) = &target
+            && path.exists()
+            && !args.force
+        {
+            let message = format!("{} is there already", path.display());
+            return Err(Failure::refused("file.exists", message).hint("Give --force to replace it, or another --output.").into());
+        }
+        let decoder = args.decrypt.then(|| Decoder::new(opened, &source, args.identity.as_deref())).transpose()?;
+        let written = match (&target, decoder) {
+            (Some(path), decoder) => to_file(&source, decoder, path).await,
+            (None, Some(decoder)) => decoded_to_stdout(&source, decoder).await,
+            (None, None) => source.copy_to(Box::new(io::stdout())).await,
+        };
+        audit(app, context, &source, args.decrypt, written.is_ok()).await?;
+        let bytes = written?.bytes;
+        match &target {
+            Some(path) if context.is_json() => report::print_json(&json!({
+                "backup_id": backup.id, "file": path, "bytes": bytes, "storage": source.copy.storage, "decrypted": args.decrypt,
+            })),
+            Some(path) => report::print(&format!("{}\n", path.display())),
+            None => Ok(()),
+        }
+    })
+    .await
+}
+
+/// A copy that can be fetched.
+struct Source {
+    backup: Backup,
+    copy: Copy,
+    storage: Arc<dyn Storage>,
+    /// Of the stored bytes, as recorded.
+    expected: Fingerprint,
+}
+
+impl Source {
+    async fn find(app: &App, backup: &Backup, from: Option<&str>) -> anyhow::Result<Self> {
+        let not_found = |message: String| Failure::new(Exit::NotFound, "copy.not_found", message);
+        let copies = history::copies(&app.pool, &[backup.id]).await?;
+        let fits = |copy: &&Copy| match from {
+            Some(name) => copy.storage == name,
+            None => copy.is_good() && app.storages.contains_key(&copy.storage),
+        };
+        let Some(copy) = copies.iter().find(fits).cloned() else {
+            let names: Vec<String> = copies.iter().map(|copy| format!("{} ({})", copy.storage, copy.status)).collect();
+            let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(not_found(format!("backup {} ({}) has no such copy to fetch", backup.id, backup.status))
+                .hint(format!("Its copies: {there}."))
+                .into());
+        };
+        let storage = app.storages.get(&copy.storage).cloned().ok_or_else(|| {
+            not_found(format!("storage {:?} is not configured here", copy.storage))
+                .hint("Add it to the configuration, or fetch another copy with --from.")
+        })?;
+        let sha256 = backup.sha256.as_deref().and_then(|digest| digest.parse().ok());
+        let Some(sha256) = sha256 else {
+            return Err(
+                Failure::refused("backup.no_digest", format!("backup {} has no SHA-256 on record", backup.id)).into()
+            );
+        };
+        let expected = Fingerprint { bytes: backup.size.unsigned_abs(), sha256 };
+        Ok(Self { backup: backup.clone(), copy, storage, expected })
+    }
+
+    fn encoding(&self) -> anyhow::Result<Encoding> {
+        let word = |word: &Option<String>| word.clone().unwrap_or_else(|| "none".to_owned());
+        Ok(Encoding {
+            format: word(&self.backup.format).parse()?,
+            compression: word(&self.backup.compression).parse()?,
+            encryption: word(&self.backup.encryption).parse()?,
+        })
+    }
+
+    /// The artifact's own name; without the extensions of what is undone, if decoded.
+    fn file_name(&self, decoded: bool) -> anyhow::Result<String> {
+        let recorded = self.backup.file_name.as_deref().and_then(|name| Path::new(name).file_name()?.to_str());
+        let name = recorded.map_or_else(|| format!("backup-{}", self.backup.id), str::to_owned);
+        if !decoded {
+            return Ok(name);
+        }
+        let encoding = self.encoding()?;
+        let plain = Encoding { compression: Compression::None, encryption: Encryption::None, ..encoding };
+        let end = format!(".{}", encoding.extension());
+        Ok(name
+            .strip_suffix(&end)
+            .map_or_else(|| format!("{name}.plain"), |stem| format!("{stem}.{}", plain.extension())))
+    }
+
+    /// Writes the stored bytes to `out`, and fails at the end unless they are those on record.
+    async fn copy_to(&self, mut out: Box<dyn Write + Send>) -> anyhow::Result<Fingerprint> {
+        let at = self.copy.locator().context("the copy's locator cannot be read")?;
+        let mut stream = self.storage.open(&at, None).await?;
+        let mut digest = Fingerprinter::default();
+        while let Some(chunk) = stream.try_next().await? {
+            (out, digest) = tokio::task::spawn_blocking(move || {
+                digest.update(&chunk);
+                out.write_all(&chunk).map(|()| (out, digest))
+            })
+            .await?
+            .map_err(write_error)?;
+        }
+        tokio::task::spawn_blocking(move || out.flush()).await?.map_err(write_error)?;
+        let found = digest.finish();
+        if found == self.expected {
+            return Ok(found);
+        }
+        let message = format!(
+            "the copy in storage {:?} is not what was stored: {} bytes with SHA-256 {}, expected {} with {}",
+            self.copy.storage, found.bytes, found.sha256, self.expected.bytes, self.expected.sha256
+        );
+        Err(Failure::new(Exit::Damage, "storage.corrupt", message)
+            .hint(format!("Try another copy with --from, and run `holdfast verify {} --depth head`.", self.backup.id))
+            .into())
+    }
+}
+
+fn write_error(error: io::Error) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        StdoutClosed.into()
+    } else {
+        anyhow::Error::new(error).context("cannot write")
+    }
+}
+
+/// What turns stored bytes into the dump.
+struct Decoder {
+    encoding: Encoding,
+    identities: Identities,
+    /// Of the dump, as recorded.
+    expected: Option<Fingerprint>,
+}
+
+impl Decoder {
+    fn new(opened: &Opened, source: &Source, identity: Option<&Path>) -> anyhow::Result<Self> {
+        let encoding = source.encoding()?;
+        let identities = match identity {
+            Some(path) => keys::load_identities(path).map_err(super::key::refusal)?,
+            None => opened.app.keys.identities.clone(),
+        };
+        if encoding.encryption == Encryption::Age && identities.is_empty() {
+            return Err(Failure::refused("key.unavailable", "there is no key here that could decrypt it")
+                .hint("Give the key file with --identity FILE.")
+                .into());
+        }
+        let digest = source.backup.content_sha256.as_deref().and_then(|digest| digest.parse().ok());
+        let expected = source
+            .backup
+            .content_size
+            .zip(digest)
+            .map(|(bytes, sha256)| Fingerprint { bytes: bytes.unsigned_abs(), sha256 });
+        Ok(Self { encoding, identities, expected })
+    }
+
+    /// Reads stored bytes that were checked, writes the dump, and fails unless it is the one on record.
+    fn decode(self, stored: Box<dyn Read + Send>, mut out: impl Write) -> anyhow::Result<Fingerprint> {
+        let damaged = |message: String| Failure::new(Exit::Damage, "artifact.damaged", message);
+        let mut reader = transform::decode(&self.encoding, &self.identities, stored).map_err(|error| {
+            Failure::refused(error.code(), format!("cannot decode it: {error}"))
+                .hint("Is the key in --identity, or the configured one, the one it was encrypted to?")
+        })?;
+        let mut digest = Fingerprinter::default();
+        let mut buffer = vec![0u8; 256 << 10];
+        loop {
+            let read = reader.read(&mut buffer).map_err(|error| damaged(format!("cannot decode it: {error}")))?;
+            if read == 0 {
+                break;
+            }
+            digest.update(&buffer[..read]);
+            out.write_all(&buffer[..read]).map_err(write_error)?;
+        }
+        out.flush().map_err(write_error)?;
+        let found = digest.finish();
+        match self.expected {
+            Some(expected) if found != expected => Err(damaged(format!(
+                "the dump is not the one that was taken: SHA-256 {}, expected {}",
+                found.sha256, expected.sha256
+            ))
+            .into()),
+            Some(_) | None => Ok(found),
+        }
+    }
+}
+
+/// Through a temporary file in the target's directory, renamed when everything was right.
+async fn to_file(source: &Source, decoder: Option<Decoder>, path: &Path) -> anyhow::Result<Fingerprint> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let make = || {
+        tempfile::NamedTempFile::with_prefix_in(".holdfast-download-", directory)
+            .with_context(|| format!("cannot write into {}", directory.display()))
+    };
+    let stored = make()?;
+    let mut written = source.copy_to(Box::new(stored.reopen()?)).await?;
+    let mut file = stored;
+    if let Some(decoder) = decoder {
+        let (decoded, input) = (make()?, file.reopen()?);
+        let out = decoded.reopen()?;
+        written = tokio::task::spawn_blocking(move || decoder.decode(Box::new(input), out)).await??;
+        file = decoded;
+    }
+    file.as_file().sync_all()?;
+    file.persist(path).with_context(|| format!("cannot rename the download to {}", path.display()))?;
+    Ok(written)
+}
+
+/// The stored bytes are checked in a temporary file before anything of them is decoded.
+async fn decoded_to_stdout(source: &Source, decoder: Decoder) -> anyhow::Result<Fingerprint> {
+    let stored = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+    source.copy_to(Box::new(stored.reopen()?)).await?;
+    let input = stored.reopen()?;
+    tokio::task::spawn_blocking(move || decoder.decode(Box::new(input), io::stdout())).await?
+}
+
+/// Every download is an audit event, also one that failed.
+async fn audit(app: &App, context: &Context, source: &Source, decrypted: bool, is_ok: bool) -> anyhow::Result<()> {
+    let mut transaction = db::begin(&app.pool).await?;
+    let event = Event {
+        backup_id: Some(source.backup.backup_id()),
+        project_id: &source.backup.project_id,
+        event: "downloaded",
+        caller: &context.caller,
+        outcome: if is_ok { "ok" } else { "failed" },
+        detail: json!({ "storage": source.copy.storage, "decrypted": decrypted }),
+    };
+    history::record(&mut transaction, &event).await?;
+    transaction.commit().await?;
+    Ok(())
+}

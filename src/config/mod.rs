@@ -1,0 +1,137 @@
+//! Configuration: one TOML file, then environment variables. One struct per section, in its own file; `docs/config.md` is
+//! generated from them.
+//!
+//! Every setting `section.field` can be given as `HOLDFAST_SECTION_FIELD`. A secret `x` can also come from a file named by
+//! `x_file`. A few settings have older, well-known names as well.
+
+mod auth;
+mod backup;
+mod database;
+mod docs;
+mod encryption;
+mod listen;
+mod load;
+mod log;
+mod restore;
+mod secret;
+mod secrets;
+mod storage;
+mod tools;
+mod worker;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    auth::AuthConfig,
+    backup::BackupConfig,
+    database::DatabaseConfig,
+    docs::markdown,
+    encryption::EncryptionConfig,
+    listen::ListenConfig,
+    load::{ConfigError, default_data_dir, load},
+    log::{LogConfig, LogFormat},
+    restore::RestoreConfig,
+    secret::Secret,
+    secrets::SecretsConfig,
+    storage::{LocalStorageConfig, StorageConfig},
+    tools::ToolsConfig,
+    worker::WorkerConfig,
+};
+
+/// One setting, as the documentation and the environment know it.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    pub section: &'static str,
+    pub name: &'static str,
+    /// Meaning, unit and default, as written beside the field.
+    pub doc: &'static str,
+    /// Variables beside `HOLDFAST_SECTION_FIELD` that set it, most specific first.
+    pub variables: &'static [&'static str],
+    /// Whether the variable holds a comma-separated list.
+    pub is_list: bool,
+}
+
+/// Declares one section: its struct, its defaults, and the table that the environment and `docs/config.md` use.
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        $name:ident, $section:literal {
+            $(
+                $(#[doc = $doc:literal])+
+                $([$($variable:literal),+])?
+                $field:ident : $type:ty = $default:expr;
+            )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $( $(#[doc = $doc])+ pub $field: $type, )+
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)+ }
+            }
+        }
+
+        impl $name {
+            /// What the section is for.
+            pub const ABOUT: &'static str = concat!($($about, "\n"),+);
+            /// Its settings, in order.
+            pub const FIELDS: &'static [$crate::config::Field] = &[
+                $($crate::config::Field {
+                    section: $section,
+                    name: stringify!($field),
+                    doc: concat!($($doc, "\n"),+),
+                    variables: &[$($($variable),+)?],
+                    is_list: $crate::config::is_list(stringify!($type)),
+                },)+
+            ];
+        }
+    };
+}
+pub(crate) use section;
+
+/// Whether a field's type, as written, is a list.
+pub(crate) const fn is_list(type_name: &str) -> bool {
+    let bytes = type_name.as_bytes();
+    bytes.len() > 3 && bytes[0] == b'V' && bytes[1] == b'e' && bytes[2] == b'c'
+}
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where keys, the embedded PostgreSQL and the default storage live. `HOLDFAST_DATA_DIR`.
+    pub data_dir: PathBuf,
+    pub listen: ListenConfig,
+    pub database: DatabaseConfig,
+    pub auth: AuthConfig,
+    pub backup: BackupConfig,
+    pub restore: RestoreConfig,
+    pub encryption: EncryptionConfig,
+    pub worker: WorkerConfig,
+    pub tools: ToolsConfig,
+    pub secrets: SecretsConfig,
+    pub log: LogConfig,
+    /// Storages by name. Without any, one local storage named `local` below the data directory.
+    pub storages: BTreeMap<String, StorageConfig>,
+}
+
+/// Every section with its heading, in the order of the documentation.
+pub(crate) const SECTIONS: &[(&str, &str, &[Field])] = &[
+    ("listen", ListenConfig::ABOUT, ListenConfig::FIELDS),
+    ("database", DatabaseConfig::ABOUT, DatabaseConfig::FIELDS),
+    ("auth", AuthConfig::ABOUT, AuthConfig::FIELDS),
+    ("backup", BackupConfig::ABOUT, BackupConfig::FIELDS),
+    ("restore", RestoreConfig::ABOUT, RestoreConfig::FIELDS),
+    ("encryption", EncryptionConfig::ABOUT, EncryptionConfig::FIELDS),
+    ("worker", WorkerConfig::ABOUT, WorkerConfig::FIELDS),
+    ("tools", ToolsConfig::ABOUT, ToolsConfig::FIELDS),
+    ("secrets", SecretsConfig::ABOUT, SecretsConfig::FIELDS),
+    ("log", LogConfig::ABOUT, LogConfig::FIELDS),
+];

@@ -1,0 +1,221 @@
+//! Compares the tables that a platform already has with what our queries need, before anything is changed. Each misfit comes as
+//! the statement that mends it.
+
+use sqlx::PgPool;
+
+/// What our queries need of a column that they share with a platform. `ADD COLUMN IF NOT EXISTS` takes care of columns that are
+/// missing; this is about columns that are there with another type.
+struct Column {
+    table: &'static str,
+    name: &'static str,
+    /// The type the migration would give it.
+    wanted: &'static str,
+    /// Types, as `format_type` names them without length, that serve as well.
+    accepted: &'static [&'static str],
+}
+
+const TEXT: &[&str] = &["text", "character varying", "character"];
+
+const fn text(table: &'static str, name: &'static str) -> Column {
+    Column { table, name, wanted: "text", accepted: TEXT }
+}
+
+const fn exactly(table: &'static str, name: &'static str, accepted: &'static [&'static str]) -> Column {
+    Column { table, name, wanted: accepted[0], accepted }
+}
+
+const TIME: &[&str] = &["timestamp with time zone"];
+const JSON: &[&str] = &["jsonb"];
+const BIG: &[&str] = &["bigint"];
+const INT: &[&str] = &["integer"];
+const UUID: &[&str] = &["uuid"];
+const BOOL: &[&str] = &["boolean"];
+
+const COLUMNS: &[Column] = &[
+    text("organizations", "id"),
+    text("organizations", "name"),
+    text("projects", "id"),
+    text("projects", "name"),
+    text("projects", "slug"),
+    text("projects", "organization_id"),
+    text("projects", "status"),
+    text("projects", "schema_name"),
+    text("projects", "database_name"),
+    text("projects", "backup_scope"),
+    exactly("projects", "settings", JSON),
+    exactly("projects", "created_at", TIME),
+    exactly("projects", "updated_at", TIME),
+    text("project_logs", "project_id"),
+    text("project_logs", "level"),
+    text("project_logs", "message"),
+    exactly("project_logs", "metadata", JSON),
+    exactly("project_logs", "created_at", TIME),
+    exactly("backups", "id", UUID),
+    text("backups", "project_id"),
+    text("backups", "type"),
+    text("backups", "file_id"),
+    exactly("backups", "size", BIG),
+    exactly("backups", "created_at", TIME),
+    exactly("backups", "expires_at", TIME),
+    text("backups", "status"),
+    text("backups", "file_name"),
+    text("backups", "format"),
+    text("backups", "compression"),
+    text("backups", "encryption"),
+    text("backups", "backup_type"),
+    exactly("backups", "number", INT),
+    text("backups", "external_id"),
+    exactly("backups", "content_size", BIG),
+    text("backups", "storage"),
+    text("backups", "s3_url"),
+    text("backups", "s3_region"),
+    text("backups", "s3_bucket"),
+    text("backups", "message"),
+    text("backups", "created_by"),
+    exactly("backups", "job_id", UUID),
+    text("backups", "sha256"),
+    exactly("backups", "table_count", BIG),
+    exactly("backups", "row_count", BIG),
+    text("backups", "pg_version"),
+    exactly("backups", "verified_at", TIME),
+    exactly("backups", "pinned", BOOL),
+    exactly("backups", "manifest", JSON),
+    exactly("jobs", "id", UUID),
+    text("jobs", "type"),
+    text("jobs", "status"),
+    text("jobs", "project_id"),
+    exactly("jobs", "payload", JSON),
+    exactly("jobs", "result", JSON),
+    exactly("jobs", "progress", JSON),
+    exactly("jobs", "attempts", INT),
+    exactly("jobs", "max_attempts", INT),
+    exactly("jobs", "run_at", TIME),
+    exactly("jobs", "priority", INT),
+    text("jobs", "idempotency_key"),
+    text("jobs", "error_message"),
+    text("jobs", "created_by"),
+    exactly("jobs", "created_at", TIME),
+    exactly("jobs", "updated_at", TIME),
+    exactly("jobs", "started_at", TIME),
+    exactly("jobs", "finished_at", TIME),
+];
+
+/// Columns that our queries read as never null, so an adopted one must say so.
+const NEVER_NULL: &[(&str, &[&str])] = &[
+    ("projects", &["id", "name", "status", "settings", "created_at", "updated_at"]),
+    ("project_logs", &["level", "message", "metadata", "created_at"]),
+    ("backups", &["id", "project_id", "type", "size", "created_at", "status", "number", "backup_type", "pinned"]),
+    (
+        "jobs",
+        &[
+            "id",
+            "type",
+            "status",
+            "payload",
+            "attempts",
+            "max_attempts",
+            "run_at",
+            "priority",
+            "created_at",
+            "updated_at",
+        ],
+    ),
+];
+
+/// Tables that we insert into: a column of the platform's that insists on a value would refuse our rows.
+const INSERTED: &[&str] = &["backups", "jobs", "project_logs", "projects", "organizations"];
+
+/// Every misfit as the statement that mends it. Empty when the migration can go ahead.
+pub async fn misfits(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    // Runtime queries: they read PostgreSQL's own catalog, before our schema exists.
+    let found: Vec<(String, String, String, bool, bool)> = sqlx::query_as(
+        "SELECT c.relname::text, a.attname::text, pg_catalog.format_type(a.atttypid, NULL), a.attnotnull, \
+                (a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> '') \
+         FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+         WHERE n.nspname = 'control_plane' AND c.relkind IN ('r', 'p') ORDER BY 1, a.attnum",
+    )
+    .fetch_all(pool)
+    .await?;
+    let already_ours: bool = sqlx::query_scalar("SELECT to_regclass('control_plane.holdfast_migrations') IS NOT NULL")
+        .fetch_one(pool)
+        .await?;
+    let mut misfits = Vec::new();
+    for (table, column, found_type, not_null, has_default) in &found {
+        let at = format!("control_plane.{table}");
+        let wanted = COLUMNS.iter().find(|c| c.table == table && c.name == column);
+        match wanted {
+            Some(wanted) if !wanted.accepted.contains(&found_type.as_str()) => {
+                misfits.push(mend_type(&at, column, found_type, wanted.wanted))
+            }
+            Some(_) => {
+                let needed = NEVER_NULL.iter().any(|(t, columns)| t == table && columns.contains(&column.as_str()));
+                if needed && !not_null {
+                    misfits.push(format!("ALTER TABLE {at} ALTER COLUMN {column} SET NOT NULL;"));
+                }
+            }
+            // Once we have migrated, a column that we do not list here is our own.
+            None if !already_ours
+                && INSERTED.contains(&table.as_str())
+                && *not_null
+                && !has_default
+                && column != "id" =>
+            {
+                let quoted = crate::postgres::quote::ident(column);
+                misfits.push(format!(
+                    "ALTER TABLE {at} ALTER COLUMN {quoted} DROP NOT NULL; -- Holdfast inserts rows without it"
+                ));
+            }
+            None => {}
+        }
+    }
+    misfits.extend(narrow_checks(pool).await?);
+    Ok(misfits)
+}
+
+fn mend_type(table: &str, column: &str, found: &str, wanted: &str) -> String {
+    let using = match (found, wanted) {
+        ("timestamp without time zone", "timestamp with time zone") => format!("{column} AT TIME ZONE 'UTC'"),
+        _ => format!("{column}::{wanted}"),
+    };
+    format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {wanted} USING {using}; -- it is {found}")
+}
+
+/// CHECK constraints on the columns of words that we write (`status`, `type`): they may not know our words.
+async fn narrow_checks(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    let checks: Vec<(String, String, String, Vec<String>)> = sqlx::query_as(
+        "SELECT c.relname::text, k.conname::text, pg_catalog.pg_get_constraintdef(k.oid), \
+                ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY(k.conkey)) \
+         FROM pg_catalog.pg_constraint k \
+         JOIN pg_catalog.pg_class c ON c.oid = k.conrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = 'control_plane' AND k.contype = 'c' AND c.relname IN ('backups', 'jobs') ORDER BY 1, 2",
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut misfits = Vec::new();
+    for (table, name, definition, columns) in checks {
+        for column in columns {
+            let words: &[&str] = match (table.as_str(), column.as_str()) {
+                ("jobs", "status") => &["pending", "in_progress", "completed", "failed", "cancelled"],
+                ("jobs", "type") => crate::job_type::KNOWN_TYPES,
+                ("backups", "status") => {
+                    &["pending", "in_progress", "completed", "failed", "cancelled", "expired", "deleted", "damaged"]
+                }
+                ("backups", "type") => &["database", "storage", "logs"],
+                _ => continue,
+            };
+            let unknown: Vec<&str> =
+                words.iter().copied().filter(|word| !definition.contains(&format!("'{word}'"))).collect();
+            if !unknown.is_empty() {
+                let quoted = crate::postgres::quote::ident(&name);
+                misfits.push(format!(
+                    "ALTER TABLE control_plane.{table} DROP CONSTRAINT {quoted}; -- it does not allow {column} {}",
+                    unknown.join(", ")
+                ));
+            }
+        }
+    }
+    Ok(misfits)
+}

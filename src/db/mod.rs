@@ -1,0 +1,33 @@
+//! The control plane's database: the pool, safe transactions, migrations. SQL itself lives in `catalog/`, `history/` and
+//! `jobs/queue.rs`.
+
+mod adopt;
+mod migrate;
+
+use std::time::Duration;
+
+use sqlx::{PgPool, Postgres, Transaction, postgres::PgPoolOptions};
+
+pub use self::migrate::{MigrateError, migrate, pending};
+use crate::{config::DatabaseConfig, postgres::connect::ConnectInfo};
+
+/// Opens the pool. A connection is retired after 15 minutes and a statement may not hold a transaction open idle, so that one lost
+/// client cannot block the queue.
+pub async fn connect(info: &ConnectInfo, config: &DatabaseConfig) -> Result<PgPool, sqlx::Error> {
+    let options = info.options().options([("idle_in_transaction_session_timeout", "60s")]);
+    PgPoolOptions::new()
+        .max_connections(config.max_connections)
+        .acquire_timeout(Duration::from_secs(10))
+        .max_lifetime(Duration::from_secs(15 * 60))
+        .connect_with(options)
+        .await
+}
+
+/// Begins a transaction on a task of its own: when the caller is cancelled meanwhile, the transaction is still rolled back before
+/// its connection returns to the pool. (A cancelled `Pool::begin` hands back a connection with an open transaction: sqlx issue 4385.)
+pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let pool = pool.clone();
+    #[allow(clippy::disallowed_methods, reason = "this is the helper that makes it safe")]
+    let task = tokio::spawn(async move { pool.begin().await });
+    task.await.map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?
+}

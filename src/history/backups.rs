@@ -1,0 +1,313 @@
+//! One row per backup, from the moment it is asked for.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{PgExecutor, PgPool};
+use uuid::Uuid;
+
+use super::HistoryError;
+use crate::{
+    artifact::{ArtifactName, BackupType, Encoding},
+    ids::{BackupId, JobId},
+    manifest::Manifest,
+    tenant::Scope,
+};
+
+crate::artifact::words! {
+    /// How far a backup has come.
+    BackupStatus, "backup status" {
+        Pending = "pending",
+        InProgress = "in_progress",
+        Completed = "completed",
+        Failed = "failed",
+        Cancelled = "cancelled",
+        Expired = "expired",
+        Deleted = "deleted",
+        /// A stored copy no longer has the bytes that were recorded.
+        Damaged = "damaged",
+    }
+}
+
+/// One row of `control_plane.backups`, without its manifest. Words from rows that a platform wrote itself are kept as they are.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct Backup {
+    #[schema(value_type = Uuid)]
+    pub id: Uuid,
+    pub project_id: String,
+    /// `database`, `storage` or `logs`.
+    pub r#type: String,
+    pub status: String,
+    /// Why it failed, or what else there is to say.
+    pub message: Option<String>,
+    pub file_name: Option<String>,
+    /// The first part's Telegram id, else the storage key.
+    pub file_id: Option<String>,
+    pub format: Option<String>,
+    pub compression: Option<String>,
+    pub encryption: Option<String>,
+    /// `manual` or `scheduled`.
+    pub backup_type: String,
+    pub number: i32,
+    /// Bytes as stored.
+    pub size: i64,
+    pub sha256: Option<String>,
+    /// Bytes of the dump before compression and encryption.
+    pub content_size: Option<i64>,
+    pub content_sha256: Option<String>,
+    pub table_count: Option<i64>,
+    pub row_count: Option<i64>,
+    pub pg_version: Option<String>,
+    pub storage: Option<String>,
+    pub s3_url: Option<String>,
+    pub s3_region: Option<String>,
+    pub s3_bucket: Option<String>,
+    pub job_id: Option<Uuid>,
+    pub created_by: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub verified_at: Option<DateTime<Utc>>,
+    pub verified_depth: Option<String>,
+    pub pinned: bool,
+    pub is_partial: bool,
+    #[serde(skip)]
+    pub manifest: Option<serde_json::Value>,
+}
+
+impl Backup {
+    pub fn backup_id(&self) -> BackupId {
+        BackupId(self.id)
+    }
+
+    /// The manifest; `None` when there is none, or none that this version reads.
+    pub fn manifest(&self) -> Option<Manifest> {
+        serde_json::from_value(self.manifest.clone()?).ok()
+    }
+
+    pub fn is(&self, status: BackupStatus) -> bool {
+        self.status == status.as_str()
+    }
+}
+
+/// A backup as it is asked for.
+#[derive(Clone, Debug)]
+pub struct NewBackup {
+    pub id: BackupId,
+    pub project_id: String,
+    pub backup_type: BackupType,
+    pub key: ArtifactName,
+    pub encoding: Encoding,
+    pub is_scheduled: bool,
+    pub is_partial: bool,
+    pub job_id: JobId,
+    pub created_by: String,
+    pub created_at: DateTime<Utc>,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Writes the row of a backup that is waiting for a worker.
+pub async fn create(executor: impl PgExecutor<'_>, new: &NewBackup) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "INSERT INTO control_plane.backups (id, project_id, type, status, file_id, file_name, format, compression, encryption,
+             backup_type, is_partial, job_id, created_by, created_at, expires_at)
+         VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        new.id.0,
+        new.project_id,
+        new.backup_type.as_str(),
+        new.key.as_str(),
+        new.key.file_name(),
+        new.encoding.format.as_str(),
+        new.encoding.compression.as_str(),
+        new.encoding.encryption.as_str(),
+        if new.is_scheduled { "scheduled" } else { "manual" },
+        new.is_partial,
+        new.job_id.0,
+        new.created_by,
+        new.created_at,
+        new.expires_at,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// A worker has begun.
+pub async fn start(executor: impl PgExecutor<'_>, id: BackupId) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "UPDATE control_plane.backups SET status = 'in_progress', started_at = coalesce(started_at, now()), message = NULL
+         WHERE id = $1 AND status IN ('pending', 'in_progress')",
+        id.0
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// What is known of a backup whose bytes are stored and read back.
+#[derive(Clone, Debug)]
+pub struct Completed<'a> {
+    pub manifest: &'a Manifest,
+    /// The storage named first.
+    pub storage: &'a str,
+    pub message: Option<&'a str>,
+}
+
+/// The backup is good: sizes, digests, counts and manifest are written in one statement.
+pub async fn complete(executor: impl PgExecutor<'_>, id: BackupId, done: &Completed<'_>) -> Result<(), HistoryError> {
+    let Manifest { head, body } = done.manifest;
+    let manifest = serde_json::to_value(done.manifest).map_err(|e| sqlx::Error::Encode(e.into()))?;
+    let version = body.database.server_version;
+    sqlx::query!(
+        "UPDATE control_plane.backups
+         SET status = 'completed', finished_at = now(), message = $2, storage = $3, size = $4, sha256 = $5, content_size = $6,
+             content_sha256 = $7, table_count = $8, row_count = $9, pg_version = $10, manifest = $11, file_id = $12
+         WHERE id = $1",
+        id.0,
+        done.message,
+        done.storage,
+        head.stored.bytes as i64,
+        head.stored.sha256.to_string(),
+        body.content.bytes as i64,
+        body.content.sha256.to_string(),
+        body.database.table_count as i64,
+        body.database.row_count as i64,
+        format!("{}.{}", version / 10_000, version % 10_000),
+        manifest,
+        head.key.as_str(),
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// The backup ends otherwise (`failed`, `cancelled`) or waits for another attempt (`pending`), with the reason. A completed one is
+/// never changed by this.
+pub async fn close(
+    executor: impl PgExecutor<'_>,
+    id: BackupId,
+    status: BackupStatus,
+    message: &str,
+) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "UPDATE control_plane.backups
+         SET status = $2, message = $3, finished_at = CASE WHEN $2 = 'pending' THEN NULL ELSE now() END
+         WHERE id = $1 AND status IN ('pending', 'in_progress')",
+        id.0,
+        status.as_str(),
+        message,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// What a verification found: `proved` when all was as recorded, `readable` when at least one copy has the recorded bytes. A backup
+/// without a readable copy is `damaged`.
+pub async fn verified(
+    executor: impl PgExecutor<'_>,
+    id: BackupId,
+    depth: &str,
+    proved: bool,
+    readable: bool,
+    message: Option<&str>,
+) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "UPDATE control_plane.backups
+         SET verified_at = CASE WHEN $3 THEN now() ELSE verified_at END, verified_depth = CASE WHEN $3 THEN $2 ELSE verified_depth END,
+             status = CASE WHEN $4 THEN 'completed' ELSE 'damaged' END, message = coalesce($5, message)
+         WHERE id = $1 AND status IN ('completed', 'damaged')",
+        id.0,
+        depth,
+        proved,
+        readable,
+        message,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// One backup within reach; [`HistoryError::NoSuchBackup`] also for another's.
+pub async fn get(executor: impl PgExecutor<'_>, scope: &Scope, id: BackupId) -> Result<Backup, HistoryError> {
+    sqlx::query_as!(
+        Backup,
+        r#"SELECT id, project_id, type AS "type", status, message, file_name, file_id, format, compression, encryption, backup_type, number,
+                  size, sha256, content_size, content_sha256, table_count, row_count, pg_version, storage, s3_url, s3_region, s3_bucket,
+                  job_id, created_by, created_at, started_at, finished_at, expires_at, verified_at, verified_depth, pinned, is_partial, manifest
+           FROM control_plane.backups b
+           WHERE id = $1 AND ($2::text[] IS NULL OR project_id = ANY($2))
+             AND ($3::text IS NULL OR EXISTS (SELECT 1 FROM control_plane.projects p WHERE p.id = b.project_id AND p.organization_id = $3))"#,
+        id.0,
+        scope.project_ids(),
+        scope.organization_id(),
+    )
+    .fetch_optional(executor)
+    .await?
+    .ok_or_else(|| HistoryError::NoSuchBackup(id.to_string()))
+}
+
+/// Which backups to list. Newest first; `before` is the last row of the page before.
+#[derive(Clone, Debug, Default)]
+pub struct BackupFilter {
+    pub project_id: Option<String>,
+    pub backup_type: Option<BackupType>,
+    pub status: Option<BackupStatus>,
+    pub created_after: Option<DateTime<Utc>>,
+    pub created_before: Option<DateTime<Utc>>,
+    pub expires_before: Option<DateTime<Utc>>,
+    pub before: Option<(DateTime<Utc>, Uuid)>,
+    pub limit: i64,
+}
+
+/// One page of backups within reach. Manifests are left out: they can be large.
+pub async fn list(pool: &PgPool, scope: &Scope, filter: &BackupFilter) -> Result<Vec<Backup>, HistoryError> {
+    let (before_at, before_id) = filter.before.unzip();
+    Ok(sqlx::query_as!(
+        Backup,
+        r#"SELECT id, project_id, type AS "type", status, message, file_name, file_id, format, compression, encryption, backup_type, number,
+                  size, sha256, content_size, content_sha256, table_count, row_count, pg_version, storage, s3_url, s3_region, s3_bucket,
+                  job_id, created_by, created_at, started_at, finished_at, expires_at, verified_at, verified_depth, pinned, is_partial,
+                  NULL::jsonb AS manifest
+           FROM control_plane.backups b
+           WHERE ($1::text[] IS NULL OR project_id = ANY($1))
+             AND ($2::text IS NULL OR EXISTS (SELECT 1 FROM control_plane.projects p WHERE p.id = b.project_id AND p.organization_id = $2))
+             AND ($3::text IS NULL OR project_id = $3)
+             AND ($4::text IS NULL OR type = $4)
+             AND ($5::text IS NULL OR status = $5)
+             AND ($6::timestamptz IS NULL OR created_at >= $6)
+             AND ($7::timestamptz IS NULL OR created_at < $7)
+             AND ($8::timestamptz IS NULL OR (expires_at < $8 AND status = 'completed'))
+             AND ($9::timestamptz IS NULL OR (created_at, id) < ($9, $10))
+           ORDER BY created_at DESC, id DESC LIMIT $11"#,
+        scope.project_ids(),
+        scope.organization_id(),
+        filter.project_id,
+        filter.backup_type.map(BackupType::as_str),
+        filter.status.map(BackupStatus::as_str),
+        filter.created_after,
+        filter.created_before,
+        filter.expires_before,
+        before_at,
+        before_id,
+        filter.limit,
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
+/// Up to two ids of backups within reach and between two ids, both included: enough to see whether a prefix names one.
+pub async fn ids_between(pool: &PgPool, scope: &Scope, low: Uuid, high: Uuid) -> Result<Vec<Uuid>, HistoryError> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT id AS "id!" FROM control_plane.backups b
+           WHERE id BETWEEN $3 AND $4 AND ($1::text[] IS NULL OR project_id = ANY($1))
+             AND ($2::text IS NULL OR EXISTS (SELECT 1 FROM control_plane.projects p WHERE p.id = b.project_id AND p.organization_id = $2))
+           ORDER BY id LIMIT 2"#,
+        scope.project_ids(),
+        scope.organization_id(),
+        low,
+        high,
+    )
+    .fetch_all(pool)
+    .await?)
+}

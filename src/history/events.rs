@@ -1,0 +1,133 @@
+//! What happened: an audit event goes to `backup_history` and, for the project's own people, to `project_logs`.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{PgConnection, PgPool};
+
+use super::HistoryError;
+use crate::{
+    ids::{BackupId, JobId},
+    tenant::{Caller, Scope},
+};
+
+/// Something that was done, or refused.
+#[derive(Clone, Debug)]
+pub struct Event<'a> {
+    pub backup_id: Option<BackupId>,
+    pub project_id: &'a str,
+    /// `requested`, `completed`, `failed`, `downloaded`, `restored`, …
+    pub event: &'a str,
+    pub caller: &'a Caller,
+    /// `ok`, `refused` or `failed`.
+    pub outcome: &'a str,
+    pub detail: serde_json::Value,
+}
+
+/// Writes an event in the transaction of what it tells about.
+pub async fn record(connection: &mut PgConnection, event: &Event<'_>) -> Result<(), HistoryError> {
+    let address = event.caller.address.map(|a| a.to_string());
+    sqlx::query!(
+        "INSERT INTO control_plane.backup_history (backup_id, project_id, event, actor, address, outcome, detail)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        event.backup_id.map(|id| id.0),
+        event.project_id,
+        event.event,
+        event.caller.subject,
+        address,
+        event.outcome,
+        event.detail,
+    )
+    .execute(&mut *connection)
+    .await?;
+    let level = if event.outcome == "ok" { "info" } else { "error" };
+    let mut metadata = serde_json::json!({
+        "source": "holdfast", "event": event.event, "actor": event.caller.subject, "outcome": event.outcome, "detail": event.detail,
+    });
+    if let Some(id) = event.backup_id {
+        metadata["backup_id"] = serde_json::json!(id);
+    }
+    if let Some(job) = event.detail.get("job_id") {
+        metadata["job_id"] = job.clone();
+    }
+    sqlx::query!(
+        "INSERT INTO control_plane.project_logs (project_id, level, message, metadata) VALUES ($1, $2, $3, $4)",
+        event.project_id,
+        level,
+        format!("backup {}", event.event),
+        metadata,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A past event of a backup.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct PastEvent {
+    pub at: DateTime<Utc>,
+    pub event: String,
+    pub actor: String,
+    pub address: Option<String>,
+    pub outcome: String,
+    #[schema(value_type = Object)]
+    pub detail: serde_json::Value,
+}
+
+/// The events of one backup within reach, oldest first.
+pub async fn events(pool: &PgPool, scope: &Scope, backup: BackupId) -> Result<Vec<PastEvent>, HistoryError> {
+    Ok(sqlx::query_as!(
+        PastEvent,
+        "SELECT at, event, actor, address, outcome, detail FROM control_plane.backup_history h
+         WHERE backup_id = $1 AND ($2::text[] IS NULL OR project_id = ANY($2))
+           AND ($3::text IS NULL OR EXISTS (SELECT 1 FROM control_plane.projects p WHERE p.id = h.project_id AND p.organization_id = $3))
+         ORDER BY id",
+        backup.0,
+        scope.project_ids(),
+        scope.organization_id(),
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
+/// One line of a job's log.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct LogLine {
+    #[serde(skip)]
+    pub id: i64,
+    pub at: DateTime<Utc>,
+    pub level: String,
+    pub message: String,
+}
+
+/// Adds a line to a job's log, which is part of the project's.
+pub async fn job_log(
+    pool: &PgPool,
+    project_id: Option<&str>,
+    job: JobId,
+    level: &str,
+    message: &str,
+) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "INSERT INTO control_plane.project_logs (project_id, level, message, metadata) VALUES ($1, $2, $3, $4)",
+        project_id,
+        level,
+        message,
+        serde_json::json!({ "source": "holdfast", "job_id": job }),
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// The lines of one job's log after a given one. The caller has reached the job through its scope already.
+pub async fn job_log_lines(pool: &PgPool, job: JobId, after: i64) -> Result<Vec<LogLine>, HistoryError> {
+    Ok(sqlx::query_as!(
+        LogLine,
+        r#"SELECT id::bigint AS "id!", created_at AS at, level, message FROM control_plane.project_logs
+         WHERE metadata ? 'job_id' AND metadata ->> 'job_id' = $1 AND id > $2 ORDER BY id LIMIT 10000"#,
+        job.to_string(),
+        after,
+    )
+    .fetch_all(pool)
+    .await?)
+}

@@ -1,0 +1,405 @@
+//! Backups: take, list, look at, verify and restore them.
+
+use axum::{extract::State, http::StatusCode, response::Response};
+use chrono::{DateTime, Datelike, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    page_size,
+    refusal::{self, About},
+};
+use crate::{
+    app::App,
+    artifact::{BackupType, Compression, Format},
+    history::{self, Backup, BackupFilter, BackupStatus, Copy, PastEvent, Stats},
+    http::{
+        Api,
+        answer::{Accepted, Cursor, Data, Page, accepted},
+        error::Problem,
+        extract::{Body, Id, IdempotencyKey, Params, Signed},
+        redact,
+    },
+    ids::BackupId,
+    jobs::request::{self, Depth, Export, RestoreRequest, VerifyRequest},
+    tenant::Permission,
+};
+
+/// A backup of a project's database, as it is asked for.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExportBody {
+    #[schema(example = "acme")]
+    pub project_id: String,
+    /// Default: the setting `backup.format`, which is `sql` unless changed.
+    #[schema(inline)]
+    pub format: Option<Format>,
+    /// `true`: gzip; `false`: not at all. A `custom` dump is compressed by `pg_dump` itself, whatever is said here. Default: the
+    /// setting `backup.compression`, which is `gzip` unless changed.
+    pub compress: Option<bool>,
+    /// Instead of `compress`: which compression. Both together are refused.
+    #[schema(inline)]
+    pub compression: Option<Compression>,
+    /// Who is told by e-mail how it ended.
+    #[schema(example = "ops@example.com")]
+    pub notify_email: Option<String>,
+    /// Names of the storages that take it. Default: those of the setting `backup.storages`, which is all of them unless changed.
+    #[serde(default)]
+    pub storages: Vec<String>,
+    /// When it may be deleted. Default: after `backup.retention_days`, which is 30 unless changed.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// A note of at most 1024 characters.
+    #[schema(max_length = 1024)]
+    pub caption: Option<String>,
+}
+
+impl ExportBody {
+    fn into_request(self, app: &App) -> Result<Export, Problem> {
+        let compression = match (self.compress, self.compression) {
+            (Some(_), Some(_)) => {
+                return Err(Problem::invalid("request.compression", "compress and compression exclude each other")
+                    .hint("Send one of them."));
+            }
+            (None, given) => given,
+            (Some(false), None) => Some(Compression::None),
+            (Some(true), None) => match self.format.unwrap_or(app.config.backup.format) {
+                Format::Sql | Format::Tar => Some(Compression::Gzip),
+                Format::Custom => None,
+            },
+        };
+        if self.caption.as_deref().is_some_and(|c| c.chars().count() > 1024 || c.contains('\0')) {
+            return Err(Problem::invalid(
+                "request.caption",
+                "caption is longer than 1024 characters or has a zero byte",
+            ));
+        }
+        if let Some(at) = self.expires_at {
+            plausible("expires_at", at)?;
+        }
+        Ok(Export {
+            project_id: self.project_id,
+            format: self.format,
+            compression,
+            storages: self.storages,
+            expires_at: self.expires_at,
+            notify_email: self.notify_email,
+            caption: self.caption,
+            compress: None,
+        })
+    }
+}
+
+/// Keeps to years that RFC 3339 can write.
+fn plausible(name: &str, at: DateTime<Utc>) -> Result<(), Problem> {
+    if (1..=9999).contains(&at.year()) {
+        Ok(())
+    } else {
+        Err(Problem::invalid("request.time", format!("{name} is not in the years 1 to 9999")))
+    }
+}
+
+/// Take a backup
+///
+/// Writes down a job that backs the project's database up. The answer comes at once; follow the job at its `Location`.
+#[utoipa::path(
+    post, path = "/api/backup/export", operation_id = "export_backup", tag = "backup",
+    request_body(content = ExportBody, example = json!({ "project_id": "acme", "format": "sql", "compression": "zstd" })),
+    responses((status = 202, description = "The job was written down.", body = Data<Accepted>,
+        headers(("Location" = String, description = "Where to look at the job.")))),
+    security(("bearer" = ["backup:write"])),
+)]
+pub async fn export(
+    State(api): State<Api>,
+    caller: Signed,
+    key: IdempotencyKey,
+    body: Result<Body<ExportBody>, Problem>,
+) -> Result<Response, Problem> {
+    if let Err(refused) = caller.require(Permission::Write) {
+        if let Ok(Body(body)) = &body {
+            let about = About::Project(&body.project_id);
+            refusal::record(&api, &caller.0, "requested", Permission::Write, about).await;
+        }
+        return Err(refused);
+    }
+    let request = body?.0.into_request(&api.app)?;
+    Ok(accepted(request::export(&api.app, &caller.0, &request, key.as_deref()).await?))
+}
+
+/// A restore, as it is asked for.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreBody {
+    pub backup_id: BackupId,
+    /// Must be `true`: the project's data of now is replaced. It is kept for an undo until its window ends.
+    #[schema(example = true)]
+    pub confirm: Option<bool>,
+    /// Where to, when not in place.
+    pub target: Option<RestoreTarget>,
+}
+
+/// Another place to restore to.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreTarget {
+    /// For a whole-database project: the name of the new database, 1 to 63 bytes. Left out, a name is made.
+    #[schema(min_length = 1, max_length = 63)]
+    pub database: Option<String>,
+}
+
+/// Restore a backup
+///
+/// Writes down a job that replaces the project's data by that of the backup, all or nothing. A whole-database project is restored
+/// into a new database.
+#[utoipa::path(
+    post, path = "/api/backup/restore", operation_id = "restore_backup", tag = "backup",
+    request_body(content = RestoreBody, example = json!({ "backup_id": "0199c5f0-7c1e-7d2a-9d5c-2a52b6f0e7aa", "confirm": true })),
+    responses((status = 202, description = "The job was written down.", body = Data<Accepted>,
+        headers(("Location" = String, description = "Where to look at the job.")))),
+    security(("bearer" = ["backup:write"])),
+)]
+pub async fn restore(
+    State(api): State<Api>,
+    caller: Signed,
+    key: IdempotencyKey,
+    body: Result<Body<RestoreBody>, Problem>,
+) -> Result<Response, Problem> {
+    if let Err(refused) = caller.require(Permission::Write) {
+        if let Ok(Body(body)) = &body {
+            let about = About::Backup(body.backup_id);
+            refusal::record(&api, &caller.0, "restore_requested", Permission::Write, about).await;
+        }
+        return Err(refused);
+    }
+    let Body(body) = body?;
+    if body.confirm != Some(true) {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "restore.unconfirmed",
+            "a restore replaces the project's data and was not confirmed",
+        )
+        .hint("Send `\"confirm\": true`."));
+    }
+    let target_database = body.target.and_then(|target| target.database);
+    if let Some(name) = &target_database
+        && (name.is_empty() || name.len() > 63 || name.chars().any(char::is_control))
+    {
+        return Err(Problem::invalid("request.target", "target.database must be a name of 1 to 63 bytes"));
+    }
+    let request = RestoreRequest { backup_id: body.backup_id, target_database };
+    Ok(accepted(request::restore(&api.app, &caller.0, &request, key.as_deref()).await?))
+}
+
+/// Which backups to list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListParams {
+    pub project_id: Option<String>,
+    /// What it holds.
+    #[param(inline)]
+    pub r#type: Option<BackupType>,
+    #[param(inline)]
+    pub status: Option<BackupStatus>,
+    /// Made at this time or later.
+    pub created_after: Option<DateTime<Utc>>,
+    /// Made before this time.
+    pub created_before: Option<DateTime<Utc>>,
+    /// Completed ones that expire within this time from now: a number with `d`, `h`, `m` or `s`, or of days.
+    #[param(example = "7d")]
+    pub expiring_within: Option<String>,
+    /// Rows on a page. Default: 50.
+    #[param(minimum = 1, maximum = 200)]
+    pub limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    pub cursor: Option<String>,
+}
+
+/// `7d`, `36h`, `90m`, `30s`, or a number of days.
+fn duration(text: &str) -> Option<chrono::Duration> {
+    let digits = text.trim_end_matches(['d', 'h', 'm', 's']);
+    let number: u32 = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())??;
+    let seconds = match &text[digits.len()..] {
+        "" | "d" => 86_400,
+        "h" => 3_600,
+        "m" => 60,
+        "s" => 1,
+        _ => return None,
+    };
+    // A century is more than any retention.
+    chrono::Duration::try_seconds(i64::from(number) * seconds).filter(|d| d.num_days() <= 36_525)
+}
+
+/// List backups
+///
+/// Newest first, page by page; those of projects within the caller's reach.
+#[utoipa::path(
+    get, path = "/api/backup", operation_id = "list_backups", tag = "backup",
+    params(ListParams),
+    responses((status = 200, description = "One page.", body = Page<Backup>)),
+    security(("bearer" = ["backup:read"])),
+)]
+pub async fn list(
+    State(api): State<Api>,
+    caller: Signed,
+    params: Result<Params<ListParams>, Problem>,
+) -> Result<Page<Backup>, Problem> {
+    caller.require(Permission::Read)?;
+    let Params(params) = params?;
+    let limit = page_size(params.limit)?;
+    for (name, at) in [("created_after", params.created_after), ("created_before", params.created_before)] {
+        at.map_or(Ok(()), |at| plausible(name, at))?;
+    }
+    let within = params.expiring_within.map(|text| {
+        duration(&text).ok_or_else(|| {
+            Problem::invalid("request.expiring_within", "expiring_within is not a duration")
+                .hint("Write a number of days, or a number with d, h, m or s: `7d`, `36h`.")
+        })
+    });
+    let before = params.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?;
+    let filter = BackupFilter {
+        project_id: params.project_id,
+        backup_type: params.r#type,
+        status: params.status,
+        created_after: params.created_after,
+        created_before: params.created_before,
+        expires_before: within.transpose()?.map(|within| api.app.clock.now() + within),
+        before: before.map(|cursor| (cursor.at, cursor.id)),
+        limit: limit as i64 + 1,
+    };
+    let rows = history::list(&api.app.pool, &caller.0.scope(), &filter).await?;
+    let rows = rows.into_iter().map(|backup| redact::backup(backup, &caller.0)).collect();
+    Ok(Page::of(rows, limit, |backup: &Backup| Cursor { at: backup.created_at, id: backup.id }))
+}
+
+/// Whose sums.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct StatsParams {
+    /// Default: everything within the caller's reach.
+    pub project_id: Option<String>,
+}
+
+/// Sums over backups
+///
+/// Counts, sizes and ages of the backups within the caller's reach.
+#[utoipa::path(
+    get, path = "/api/backup/stats", operation_id = "backup_stats", tag = "backup",
+    params(StatsParams),
+    responses((status = 200, description = "The sums.", body = Data<Stats>)),
+    security(("bearer" = ["backup:read"])),
+)]
+pub async fn stats(
+    State(api): State<Api>,
+    caller: Signed,
+    params: Result<Params<StatsParams>, Problem>,
+) -> Result<Data<Stats>, Problem> {
+    caller.require(Permission::Read)?;
+    let Params(params) = params?;
+    let (scope, now) = (caller.0.scope(), api.app.clock.now());
+    Ok(Data { data: history::stats(&api.app.pool, &scope, params.project_id.as_deref(), now).await? })
+}
+
+/// A backup with its copies.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct BackupWithCopies {
+    #[serde(flatten)]
+    pub backup: Backup,
+    /// One per storage. Where the bytes are (`locator`) is told to operators only.
+    pub copies: Vec<Copy>,
+}
+
+/// Look at a backup
+///
+/// One backup with its copies.
+#[utoipa::path(
+    get, path = "/api/backup/{id}", operation_id = "show_backup", tag = "backup",
+    params(("id" = Uuid, Path, description = "The backup's id.")),
+    responses((status = 200, description = "The backup.", body = Data<BackupWithCopies>)),
+    security(("bearer" = ["backup:read"])),
+)]
+pub async fn show(
+    State(api): State<Api>,
+    caller: Signed,
+    id: Result<Id<BackupId>, Problem>,
+) -> Result<Data<BackupWithCopies>, Problem> {
+    caller.require(Permission::Read)?;
+    let backup = history::get(&api.app.pool, &caller.0.scope(), id?.0).await?;
+    let copies = history::copies(&api.app.pool, &[backup.id]).await?;
+    let copies = copies.into_iter().map(|copy| redact::copy(copy, &caller.0)).collect();
+    Ok(Data { data: BackupWithCopies { backup: redact::backup(backup, &caller.0), copies } })
+}
+
+/// A backup's events
+///
+/// What happened to it, oldest first: who, what, when, from where, with which outcome.
+#[utoipa::path(
+    get, path = "/api/backup/{id}/history", operation_id = "backup_history", tag = "backup",
+    params(("id" = Uuid, Path, description = "The backup's id.")),
+    responses((status = 200, description = "The events.", body = Data<Vec<PastEvent>>)),
+    security(("bearer" = ["backup:read"])),
+)]
+pub async fn history(
+    State(api): State<Api>,
+    caller: Signed,
+    id: Result<Id<BackupId>, Problem>,
+) -> Result<Data<Vec<PastEvent>>, Problem> {
+    caller.require(Permission::Read)?;
+    let (scope, Id(id)) = (caller.0.scope(), id?);
+    history::get(&api.app.pool, &scope, id).await?;
+    let events = history::events(&api.app.pool, &scope, id).await?;
+    Ok(Data { data: events.into_iter().map(|event| redact::event(event, &caller.0)).collect() })
+}
+
+/// A check, as it is asked for.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyBody {
+    /// `head` (default): each copy's size, as its storage tells it, is compared with the recorded one, and no byte is read; `read`:
+    /// every byte decrypted and decompressed, digests compared; `restore`: restored into a scratch database, counts compared.
+    #[schema(inline)]
+    pub depth: Option<Depth>,
+}
+
+/// Verify a backup
+///
+/// Writes down a job that checks it.
+#[utoipa::path(
+    post, path = "/api/backup/{id}/verify", operation_id = "verify_backup", tag = "backup",
+    params(("id" = Uuid, Path, description = "The backup's id.")),
+    request_body(content = VerifyBody, example = json!({ "depth": "read" })),
+    responses((status = 202, description = "The job was written down.", body = Data<Accepted>,
+        headers(("Location" = String, description = "Where to look at the job.")))),
+    security(("bearer" = ["backup:write"])),
+)]
+pub async fn verify(
+    State(api): State<Api>,
+    caller: Signed,
+    id: Result<Id<BackupId>, Problem>,
+    key: IdempotencyKey,
+    body: Result<Body<VerifyBody>, Problem>,
+) -> Result<Response, Problem> {
+    if let Err(refused) = caller.require(Permission::Write) {
+        if let Ok(Id(id)) = id {
+            refusal::record(&api, &caller.0, "verify_requested", Permission::Write, About::Backup(id)).await;
+        }
+        return Err(refused);
+    }
+    let (Id(backup_id), Body(body)) = (id?, body?);
+    let request = VerifyRequest { backup_id, depth: body.depth.unwrap_or(Depth::Head) };
+    Ok(accepted(request::verify(&api.app, &caller.0, &request, key.as_deref()).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_for_people() {
+        for (text, seconds) in [("7", 604_800), ("7d", 604_800), ("36h", 129_600), ("90m", 5_400), ("0s", 0)] {
+            assert_eq!(duration(text).map(|d| d.num_seconds()), Some(seconds), "{text}");
+        }
+        for bad in ["", "d", "-1d", "1.5d", "1w", "dd", "1dd", "99999999999", "4294967295d", "ü", "1ü"] {
+            assert_eq!(duration(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The stored bytes of a backup, streamed from the first copy that opens.
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::TryStreamExt;
+use serde_json::json;
+
+use super::{
+    range::{Wanted, wanted},
+    refusal::{self, About},
+};
+use crate::{
+    db,
+    history::{self, Backup, BackupStatus, Event},
+    http::{
+        Api,
+        error::Problem,
+        extract::{Id, Signed},
+    },
+    ids::BackupId,
+    storage::{self, ByteRange, ByteStream},
+    tenant::{Caller, Permission},
+};
+
+/// Download a backup
+///
+/// The bytes as they are stored, compressed and encrypted as the backup says. One range may be asked for, so that a broken
+/// download can go on; `ETag` is the SHA-256 of the whole.
+#[utoipa::path(
+    get, path = "/api/backup/{id}/download", operation_id = "download_backup", tag = "backup",
+    params(
+        ("id" = Uuid, Path, description = "The backup's id."),
+        ("Range" = Option<String>, Header, description = "One range of bytes.", example = "bytes=1048576-"),
+        ("If-Range" = Option<String>, Header, description = "The ETag of what was downloaded so far."),
+    ),
+    responses(
+        (status = 200, description = "The bytes.", content_type = "application/octet-stream", body = Vec<u8>,
+            headers(("ETag" = String, description = "SHA-256 of the stored bytes, quoted."),
+                ("Content-Disposition" = String, description = "The file's name."))),
+        (status = 206, description = "The range that was asked for.", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 409, description = "The backup has no stored bytes.", body = crate::http::error::ProblemDocument<'static>, content_type = "application/problem+json"),
+        (status = 416, description = "The range lies outside the file.", body = crate::http::error::ProblemDocument<'static>, content_type = "application/problem+json"),
+        (status = 502, description = "No copy can be read.", body = crate::http::error::ProblemDocument<'static>, content_type = "application/problem+json"),
+    ),
+    security(("bearer" = ["backup:read"])),
+)]
+pub async fn download(
+    State(api): State<Api>,
+    caller: Signed,
+    id: Result<Id<BackupId>, Problem>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    if let Err(refused) = caller.require(Permission::Read) {
+        if let Ok(Id(id)) = id {
+            refusal::record(&api, &caller.0, "downloaded", Permission::Read, About::Backup(id)).await;
+        }
+        return Err(refused);
+    }
+    let backup = history::get(&api.app.pool, &caller.0.scope(), id?.0).await?;
+    let size = downloadable(&backup)?;
+    let etag = backup.sha256.as_ref().map(|digest| format!("\"{digest}\""));
+    let wanted = match range_header(&headers, etag.as_deref()) {
+        Some(range) => wanted(Some(range), size),
+        None => Wanted::All,
+    };
+    let part = match wanted {
+        Wanted::All => None,
+        Wanted::Part(part) => Some(part),
+        Wanted::Nothing => {
+            return Err(Problem::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "request.range",
+                format!("the range lies outside the {size} bytes of the file"),
+            )
+            .header(header::CONTENT_RANGE, &format!("bytes */{size}")));
+        }
+    };
+    let (storage, stream) = open(&api, &backup, size, part).await?;
+    // Asking for the head alone moves no bytes.
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        record(&api, &caller.0, &backup, &storage, part).await?;
+        let id = backup.id;
+        Body::from_stream(
+            stream.inspect_err(move |error| tracing::error!(%id, storage, %error, "a download broke off")),
+        )
+    };
+    let mut response = body.into_response();
+    let length = part.map_or(size, |part| part.length);
+    let mut headers: Vec<(HeaderName, String)> = vec![
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, length.to_string()),
+        (header::CONTENT_DISPOSITION, disposition(&backup)),
+        (header::ACCEPT_RANGES, "bytes".to_owned()),
+    ];
+    headers.extend(etag.map(|etag| (header::ETAG, etag)));
+    if let Some(ByteRange { start, length }) = part {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        headers.push((header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", start + length - 1)));
+    }
+    for (name, value) in headers {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    Ok(response)
+}
+
+/// The size of what is stored, if anything is. Expired and damaged backups can be downloaded while a good copy is left.
+fn downloadable(backup: &Backup) -> Result<u64, Problem> {
+    let has_bytes = [BackupStatus::Completed, BackupStatus::Damaged, BackupStatus::Expired];
+    match u64::try_from(backup.size) {
+        Ok(size) if has_bytes.iter().any(|status| backup.is(*status)) => Ok(size),
+        _ => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "backup.not_completed",
+            format!("backup {} is {}: there is nothing to download", backup.id, backup.status),
+        )
+        .hint("Choose a backup that is completed.")),
+    }
+}
+
+/// The `Range` header, unless `If-Range` names other bytes than those that are stored (RFC 9110 section 13.1.5).
+fn range_header<'a>(headers: &'a HeaderMap, etag: Option<&str>) -> Option<&'a str> {
+    if let Some(condition) = headers.get(header::IF_RANGE)
+        && condition.to_str().ok() != etag
+    {
+        return None;
+    }
+    headers.get(header::RANGE)?.to_str().ok()
+}
+
+/// Opens the first good copy that has as many bytes as were recorded. The others are told in the log; whether they are damaged,
+/// a verification decides.
+async fn open(api: &Api, backup: &Backup, size: u64, part: Option<ByteRange>) -> Result<(String, ByteStream), Problem> {
+    let copies = history::copies(&api.app.pool, &[backup.id]).await?;
+    let mut last = None;
+    for copy in copies.iter().filter(|copy| copy.is_good()) {
+        let (Some(locator), Some(storage)) = (copy.locator(), api.app.storages.get(&copy.storage)) else {
+            tracing::warn!(id = %backup.id, storage = copy.storage, "a copy's storage is not configured here");
+            continue;
+        };
+        let opened = match storage.stat(&locator).await {
+            Ok(stat) if stat.bytes == size => storage.open(&locator, part).await,
+            Ok(stat) => {
+                let message = format!("expected {size} bytes, found {}", stat.bytes);
+                Err(storage::Error::new(storage::ErrorKind::Corrupt, message))
+            }
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(stream) => return Ok((copy.storage.clone(), stream)),
+            Err(error) => {
+                tracing::warn!(id = %backup.id, storage = copy.storage, %error, "a copy cannot be downloaded");
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.map_or_else(
+        || {
+            Problem::new(StatusCode::CONFLICT, "backup.no_copy", format!("backup {} has no good copy here", backup.id))
+                .hint("Look at the backup's copies, and whether their storages are configured.")
+        },
+        Problem::from,
+    ))
+}
+
+/// Writes down who downloads, before the first byte leaves.
+async fn record(
+    api: &Api,
+    caller: &Caller,
+    backup: &Backup,
+    storage: &str,
+    part: Option<ByteRange>,
+) -> Result<(), Problem> {
+    let mut detail = json!({ "storage": storage });
+    if let Some(part) = part {
+        detail["range"] = json!({ "start": part.start, "length": part.length });
+    }
+    let event = Event {
+        backup_id: Some(backup.backup_id()),
+        project_id: &backup.project_id,
+        event: "downloaded",
+        caller,
+        outcome: "ok",
+        detail,
+    };
+    let mut transaction = db::begin(&api.app.pool).await?;
+    history::record(&mut transaction, &event).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// The file's name for a browser. Rows of a platform's own may hold any name: what could leave the header is replaced.
+fn disposition(backup: &Backup) -> String {
+    let name = backup.file_name.clone().unwrap_or_else(|| format!("backup-{}", backup.id));
+    let is_safe = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let name: String = name.chars().take(200).map(|c| if is_safe(&c) { c } else { '_' }).collect();
+    format!("attachment; filename=\"{name}\"")
+}

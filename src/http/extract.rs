@@ -1,0 +1,138 @@
+//! What a handler takes from a request. Whatever is wrong with it becomes a [`Problem`].
+
+use std::{net::SocketAddr, str::FromStr};
+
+use axum::{
+    Json,
+    extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request},
+    http::{HeaderMap, StatusCode, header::AUTHORIZATION, request::Parts},
+};
+use serde::de::DeserializeOwned;
+
+use super::{Api, error::Problem};
+use crate::{
+    ids::{BackupId, JobId},
+    jobs::request::RequestError,
+    tenant::{Caller, Permission},
+};
+
+/// Someone with a valid token. Comes first among a handler's parameters, so that nobody else learns what is wrong with a request.
+#[derive(Clone, Debug)]
+pub struct Signed(pub Caller);
+
+impl Signed {
+    /// 403 unless the caller has this permission.
+    pub fn require(&self, permission: Permission) -> Result<(), Problem> {
+        if self.0.may(permission) { Ok(()) } else { Err(RequestError::Forbidden(permission).into()) }
+    }
+}
+
+impl FromRequestParts<Api> for Signed {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let mut caller = api.verifier.verify(bearer(&parts.headers)?)?;
+        caller.address =
+            parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(from)| from.ip().to_canonical());
+        Ok(Self(caller))
+    }
+}
+
+/// The token of `Authorization: Bearer TOKEN` (RFC 6750 section 2.1). It is taken from nowhere else: addresses end up in logs.
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = given.next() else {
+        return Err(Problem::unauthenticated("auth.token_missing", "this call needs a token"));
+    };
+    let wrong = || Problem::unauthenticated("auth.token_invalid", "the Authorization header holds no bearer token");
+    let (scheme, token) = value.to_str().map_err(|_| wrong())?.split_once(' ').ok_or_else(wrong)?;
+    if given.next().is_some() || !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(wrong());
+    }
+    Ok(token.trim())
+}
+
+/// The `Idempotency-Key` of a call that changes something: 1 to 255 visible ASCII characters.
+#[derive(Clone, Debug)]
+pub struct IdempotencyKey(Option<String>);
+
+impl IdempotencyKey {
+    pub fn as_deref(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut given = parts.headers.get_all("idempotency-key").iter();
+        let Some(value) = given.next() else { return Ok(Self(None)) };
+        let key = value.as_bytes();
+        let is_well_formed = !key.is_empty() && key.len() <= 255 && key.iter().all(u8::is_ascii_graphic);
+        match (value.to_str(), is_well_formed, given.next()) {
+            (Ok(key), true, None) => Ok(Self(Some(key.to_owned()))),
+            _ => Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "request.idempotency_key",
+                "the Idempotency-Key is not usable",
+            )
+            .hint("Send one key of 1 to 255 visible ASCII characters, such as a UUID.")),
+        }
+    }
+}
+
+/// A JSON body.
+#[derive(Debug)]
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
+        let Json(body) = Json::<T>::from_request(request, api).await?;
+        Ok(Self(body))
+    }
+}
+
+/// The query's parameters.
+#[derive(Debug)]
+pub struct Params<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Query(params) = Query::<T>::from_request_parts(parts, state).await?;
+        Ok(Self(params))
+    }
+}
+
+/// The one id in a path. What is no id names nothing: 404.
+#[derive(Clone, Copy, Debug)]
+pub struct Id<T>(pub T);
+
+/// What an id in a path names.
+pub trait Names: FromStr {
+    const WHAT: &'static str;
+}
+
+impl Names for BackupId {
+    const WHAT: &'static str = "backup";
+}
+
+impl Names for JobId {
+    const WHAT: &'static str = "job";
+}
+
+impl<S: Send + Sync, T: Names> FromRequestParts<S> for Id<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let text = Path::<String>::from_request_parts(parts, state).await.map(|Path(text)| text).unwrap_or_default();
+        text.parse().map(Self).map_err(|_| {
+            let shown = text.chars().filter(|c| !c.is_control()).take(60).collect();
+            RequestError::NotFound { what: T::WHAT, id: shown }.into()
+        })
+    }
+}

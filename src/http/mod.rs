@@ -1,0 +1,67 @@
+//! The REST API. It checks who calls and what is sent, asks [`crate::jobs::request`] and [`crate::history`], and shapes the answers:
+//! it enqueues work and does none.
+//!
+//! What always holds: every operation is in the OpenAPI document, since route and document are registered together; an operation
+//! takes `extract::Signed` unless `tests/authorization.rs` lists it as open.
+
+mod answer;
+mod api;
+mod docs;
+mod error;
+mod extract;
+mod observe;
+mod redact;
+mod server;
+mod streams;
+
+use std::{ops::Deref, sync::Arc, time::Duration};
+
+use axum::{Router, extract::DefaultBodyLimit, http::header::AUTHORIZATION};
+use tokio_util::sync::CancellationToken;
+use tower_http::{catch_panic::CatchPanicLayer, sensitive_headers::SetSensitiveRequestHeadersLayer};
+
+use self::streams::EventStreams;
+pub use self::{docs::openapi, error::Problem, server::serve};
+use crate::{app::App, auth::jwt::Verifier};
+
+/// Time for a request until its answer begins.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+
+/// What every handler shares.
+#[derive(Clone)]
+pub struct Api(Arc<Shared>);
+
+pub struct Shared {
+    pub app: App,
+    pub verifier: Verifier,
+    /// The server stops: streams without an end of their own end now.
+    pub stopping: CancellationToken,
+    pub event_streams: EventStreams,
+}
+
+impl Deref for Api {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// The whole API as a service.
+pub fn router(app: App, verifier: Verifier) -> Router {
+    router_until(app, verifier, CancellationToken::new())
+}
+
+fn router_until(app: App, verifier: Verifier, stopping: CancellationToken) -> Router {
+    let max_body = usize::try_from(app.config.listen.max_body.bytes()).unwrap_or(usize::MAX);
+    let event_streams = EventStreams::default();
+    let (routes, document) = docs::documented(api::routes());
+    routes
+        .with_state(Api(Arc::new(Shared { app, verifier, stopping, event_streams })))
+        .merge(docs::pages(document))
+        .fallback(api::no_such_route)
+        .method_not_allowed_fallback(api::no_such_method)
+        .layer(CatchPanicLayer::custom(observe::panicked))
+        .layer(DefaultBodyLimit::max(max_body))
+        .layer(axum::middleware::from_fn_with_state(REQUEST_LIMIT, observe::observe))
+        .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION]))
+}

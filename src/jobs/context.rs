@@ -1,0 +1,175 @@
+//! What a job's handler works with: the job, its lease, a way to report progress, and the reason to stop.
+
+use std::sync::{Arc, OnceLock};
+
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::queue::{Job, Lease, QueueError};
+use crate::{
+    app::App, catalog::CatalogError, history::HistoryError, restore::RestoreError, source::SourceError, storage,
+};
+
+/// Why a running job must stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// Someone asked for it.
+    Cancelled,
+    /// Another worker has the job: nothing may be written any more.
+    LeaseLost,
+    /// This worker ends: the job goes back into the queue.
+    Shutdown,
+}
+
+/// Tells a job to stop, once, with the first reason given.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    pub token: CancellationToken,
+    reason: Arc<OnceLock<StopReason>>,
+}
+
+impl Stop {
+    pub fn now(&self, reason: StopReason) {
+        let _ = self.reason.set(reason); // the first reason stands
+        self.token.cancel();
+    }
+
+    pub fn reason(&self) -> Option<StopReason> {
+        self.reason.get().copied()
+    }
+}
+
+/// One attempt at a job.
+#[derive(Clone, Debug)]
+pub struct JobContext {
+    pub app: App,
+    pub job: Job,
+    pub lease: Lease,
+    pub stop: Stop,
+    pub progress: watch::Sender<serde_json::Value>,
+}
+
+/// How an attempt ended when it did not succeed. Whoever understands an error decides.
+#[derive(Debug)]
+pub enum JobError {
+    /// Another attempt may help.
+    Retry { code: &'static str, message: String },
+    /// No attempt will help.
+    Fail { code: &'static str, message: String },
+    /// The job was told to stop.
+    Stopped,
+}
+
+impl std::fmt::Display for JobError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Retry { message, .. } | Self::Fail { message, .. } => message,
+            Self::Stopped => "the job was stopped",
+        })
+    }
+}
+
+impl JobError {
+    pub fn fail(code: &'static str, message: impl ToString) -> Self {
+        Self::Fail { code, message: message.to_string() }
+    }
+
+    pub fn retry(code: &'static str, message: impl ToString) -> Self {
+        Self::Retry { code, message: message.to_string() }
+    }
+
+    fn by(may_pass: bool, code: &'static str, message: impl ToString) -> Self {
+        if may_pass { Self::retry(code, message) } else { Self::fail(code, message) }
+    }
+}
+
+impl From<CatalogError> for JobError {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::Database(error) => Self::retry("control_plane.unavailable", error),
+            other => Self::fail("project.unusable", other),
+        }
+    }
+}
+
+impl From<HistoryError> for JobError {
+    fn from(error: HistoryError) -> Self {
+        match error {
+            HistoryError::Database(error) => Self::retry("control_plane.unavailable", error),
+            other @ HistoryError::NoSuchBackup(_) => Self::fail("backup.not_found", other),
+        }
+    }
+}
+
+impl From<QueueError> for JobError {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::LeaseLost(_) => Self::Stopped,
+            other => Self::retry("control_plane.unavailable", other),
+        }
+    }
+}
+
+impl From<sqlx::Error> for JobError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::retry("control_plane.unavailable", error)
+    }
+}
+
+impl From<SourceError> for JobError {
+    fn from(error: SourceError) -> Self {
+        Self::by(error.may_pass, error.code, error.message)
+    }
+}
+
+impl From<RestoreError> for JobError {
+    fn from(error: RestoreError) -> Self {
+        if error.code == "restore.cancelled" {
+            Self::Stopped
+        } else {
+            Self::by(error.may_pass, error.code, error.message)
+        }
+    }
+}
+
+impl From<storage::Error> for JobError {
+    fn from(error: storage::Error) -> Self {
+        Self::by(error.kind.may_pass(), error.kind.code(), error)
+    }
+}
+
+impl JobContext {
+    /// The payload as this version writes it.
+    pub fn payload<T: DeserializeOwned>(&self) -> Result<T, JobError> {
+        serde_json::from_value(self.job.payload.clone())
+            .map_err(|error| JobError::fail("job.payload", format!("the job's payload cannot be read: {error}")))
+    }
+
+    /// Tells how far the job is. Written with the next sign of life.
+    pub fn report(&self, progress: serde_json::Value) {
+        self.progress.send_replace(progress);
+    }
+
+    /// A new stage begins: in the progress, in the job's log, and in ours.
+    pub async fn stage(&self, stage: &str) {
+        tracing::info!(job = %self.lease.job, "{}: {stage}", self.job.r#type);
+        self.report(serde_json::json!({ "stage": stage }));
+        self.log("info", stage).await;
+    }
+
+    /// Adds a line to the job's log; a log that cannot be written stops nothing.
+    pub async fn log(&self, level: &str, message: &str) {
+        let written =
+            crate::history::job_log(&self.app.pool, self.job.project_id.as_deref(), self.lease.job, level, message)
+                .await;
+        if let Err(error) = written {
+            tracing::warn!(job = %self.lease.job, "cannot write the job's log: {error}");
+        }
+    }
+
+    /// Fails when the job was told to stop.
+    pub fn check_stop(&self) -> Result<(), JobError> {
+        if self.stop.token.is_cancelled() { Err(JobError::Stopped) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,14 @@
+//! The jobs: a queue on `control_plane.jobs`, and one file for each thing that a worker can do.
+
+pub mod context;
+pub mod drop_replaced;
+mod ending;
+pub mod export_backup;
+pub mod queue;
+pub mod request;
+pub mod restore_backup;
+pub mod undo_restore;
+pub mod verify_backup;
+pub mod worker;
+
+pub use crate::job_type::{JobType, KNOWN_TYPES};

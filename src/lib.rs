@@ -1,0 +1,43 @@
+//! Holdfast backs up PostgreSQL platforms that keep each tenant in its own schema: one tenant at a time, taken, kept, proved
+//! and restored.
+//!
+//! Bytes travel one way:
+//!
+//! ```text
+//!            source                transform: a stack of writers                 storage: an upload of parts         record
+//! backup   pg_dump ─► size, sha256 ─► compress ─► age ─► size, sha256 ─►│pipe│─► Upload::put … ─► commit ─► Locator ─► history
+//! restore  target  ◄─ compare ◄──── decompress ◄─ age ◄─ compare ◄──────│pipe│◄─ open(Locator) ◄──────────────────── history
+//! ```
+//!
+//! `ARCHITECTURE.md` has the map of the modules; `tests/architecture.rs` holds the arrows between them.
+
+#![deny(unsafe_code)]
+
+pub mod app;
+pub mod artifact;
+pub mod auth;
+pub mod byte_size;
+pub mod catalog;
+pub mod child;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod db;
+pub mod demo;
+pub mod history;
+pub mod http;
+pub mod ids;
+pub mod job_type;
+pub mod jobs;
+pub mod keyring;
+pub mod keys;
+pub mod logging;
+pub mod manifest;
+pub mod pipeline;
+pub mod postgres;
+pub mod report;
+pub mod restore;
+pub mod source;
+pub mod storage;
+pub mod tenant;
+pub mod transform;

@@ -1,0 +1,243 @@
+//! What a tenant's catalog says: how many tables and rows there are, where the sequences stand, and what a dump needs from
+//! outside itself.
+//!
+//! Reads only, through a connection from [`ConnectInfo::connect`](super::connect::ConnectInfo::connect). Nothing here runs
+//! code of the tenant: no view, function or cast of theirs is used, only catalogs and `count(*)` on ordinary tables.
+
+use sqlx::{
+    AssertSqlSafe, Executor, PgConnection, Row,
+    postgres::{PgRow, types::Oid},
+};
+
+use super::quote::qualified;
+use crate::manifest::{DumpScope, SequenceValue, TableRows};
+
+pub use super::requirements::requirements;
+
+/// Tables named in one statement: enough to save round trips, few enough for a short plan.
+const BATCH: usize = 50;
+
+/// Schemas that hold what a restore moved out of the way: never part of a backup.
+pub const SIDE_SCHEMAS: [&str; 2] = ["hf_before_", "hf_undone_"];
+
+/// What to look at: a scope, less some schemas of a whole database. A plain `&DumpScope` will do where nothing is excluded.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'a> {
+    pub scope: &'a DumpScope,
+    /// Names of schemas to leave out of a whole database. Does not apply to a single schema.
+    pub exclude: &'a [String],
+    pub locks: Locks,
+}
+
+/// What becomes of the locks that counting takes. A count locks the table and each of its indexes until the transaction's end,
+/// so that a thousand tables can use up the server's lock table ("out of shared memory").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Locks {
+    /// Each statement is its own transaction, or the caller does not mind.
+    Left,
+    /// Inside a transaction: given back by savepoints. Locks that the transaction had before stay.
+    GivenBack,
+}
+
+impl<'a> From<&'a DumpScope> for Selection<'a> {
+    fn from(scope: &'a DumpScope) -> Self {
+        Self { scope, exclude: &[], locks: Locks::Left }
+    }
+}
+
+/// The server's version as `server_version_num` counts: 150020.
+pub async fn server_version(connection: &mut PgConnection) -> Result<u32, sqlx::Error> {
+    let version: i32 = sqlx::query_scalar("SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4")
+        .fetch_one(connection)
+        .await?;
+    Ok(version.unsigned_abs())
+}
+
+/// The schema of exactly this name, or `None`. While the number stays the same it is the same schema, whatever it is called.
+pub async fn schema_oid(connection: &mut PgConnection, schema: &str) -> Result<Option<u32>, sqlx::Error> {
+    // As text: compared as `name`, a longer one would be cut to 63 bytes and match another schema.
+    let oid: Option<Oid> = sqlx::query_scalar("SELECT oid FROM pg_catalog.pg_namespace WHERE nspname::text = $1")
+        .bind(schema)
+        .fetch_optional(connection)
+        .await?;
+    Ok(oid.map(|oid| oid.0))
+}
+
+/// Schemas that look like a tenant's (`tenant_…`), in order of their names.
+pub async fn schemas_like_tenant(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        r"SELECT nspname::text FROM pg_catalog.pg_namespace WHERE nspname LIKE 'tenant\__%' ORDER BY nspname::text",
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// The schemas of a selection: none when the one schema is missing; of a whole database all but the system's, the excluded
+/// ones and the [`SIDE_SCHEMAS`].
+pub(super) async fn namespaces(
+    connection: &mut PgConnection,
+    selection: Selection<'_>,
+) -> Result<Vec<Oid>, sqlx::Error> {
+    match selection.scope {
+        DumpScope::Schema { schema } => {
+            Ok(schema_oid(connection, schema).await?.map(Oid).into_iter().collect())
+        }
+        DumpScope::Database { .. } => {
+            sqlx::query_scalar(
+                "SELECT oid FROM pg_catalog.pg_namespace \
+                 WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND nspname::text <> ALL ($1) \
+                   AND NOT EXISTS (SELECT FROM pg_catalog.unnest($2) AS side WHERE pg_catalog.starts_with(nspname::text, side)) \
+                 ORDER BY nspname::text",
+            )
+            .bind(selection.exclude)
+            .bind(&SIDE_SCHEMAS[..])
+            .fetch_all(connection)
+            .await
+        }
+    }
+}
+
+/// Relations of these kinds, as schema and name, without the members of extensions: those are not in a dump.
+async fn relations(
+    connection: &mut PgConnection,
+    selection: Selection<'_>,
+    kinds: &[&str],
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let namespaces = namespaces(connection, selection).await?;
+    sqlx::query_as(
+        "SELECT n.nspname::text, c.relname::text \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relnamespace = ANY ($1) AND c.relkind::text = ANY ($2) \
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+                           AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e') \
+         ORDER BY 1, 2",
+    )
+    .bind(namespaces)
+    .bind(kinds)
+    .fetch_all(connection)
+    .await
+}
+
+/// Rows of every ordinary table, as the connection's snapshot sees them, in order of their names. A partitioned table has no
+/// rows of its own: they are counted at its partitions.
+///
+/// # Errors
+/// Also when row-level security would hide rows from this role.
+pub async fn table_rows<'a>(
+    connection: &mut PgConnection,
+    selection: impl Into<Selection<'a>>,
+) -> Result<Vec<TableRows>, sqlx::Error> {
+    let selection = selection.into();
+    let tables = relations(connection, selection, &["r"]).await?;
+    let mut counted = Vec::with_capacity(tables.len());
+    for batch in tables.chunks(BATCH) {
+        let rows: Vec<(i32, i64)> = read_each(connection, selection.locks, batch, "count(*)").await?;
+        counted.extend(batch.iter().zip(rows).map(|((schema, table), (_, rows))| TableRows {
+            schema: schema.clone(),
+            table: table.clone(),
+            rows: rows.unsigned_abs(),
+        }));
+    }
+    Ok(counted)
+}
+
+/// Selects the same from each of these relations, in one statement; the rows come in their order, each with its position.
+async fn read_each<T>(
+    connection: &mut PgConnection,
+    locks: Locks,
+    relations: &[(String, String)],
+    what: &str,
+) -> Result<Vec<T>, sqlx::Error>
+where
+    T: Send + Unpin + for<'r> sqlx::FromRow<'r, PgRow>,
+{
+    let selects: Vec<String> = relations
+        .iter()
+        .enumerate()
+        .map(|(position, (schema, name))| format!("SELECT {position}, {what} FROM ONLY {}", qualified(schema, name)))
+        .collect();
+    let statement = format!("{} ORDER BY 1", selects.join(" UNION ALL "));
+    if locks == Locks::GivenBack {
+        connection.execute("SAVEPOINT read_each").await?;
+    }
+    let rows = sqlx::query_as(AssertSqlSafe(statement)).persistent(false).fetch_all(&mut *connection).await?;
+    if locks == Locks::GivenBack {
+        connection.execute("ROLLBACK TO SAVEPOINT read_each; RELEASE SAVEPOINT read_each").await?;
+    }
+    Ok(rows)
+}
+
+/// Number of ordinary and partitioned tables.
+pub async fn table_count<'a>(
+    connection: &mut PgConnection,
+    selection: impl Into<Selection<'a>>,
+) -> Result<u64, sqlx::Error> {
+    Ok(relations(connection, selection.into(), &["r", "p"]).await?.len() as u64)
+}
+
+/// Keeps every table as it is until the end of the transaction, with the lock that `pg_dump` takes too: a table that is
+/// rewritten later would look empty to an older snapshot. Waits as long as the connection's `lock_timeout` says.
+pub async fn lock_tables<'a>(
+    connection: &mut PgConnection,
+    selection: impl Into<Selection<'a>>,
+) -> Result<(), sqlx::Error> {
+    let tables = relations(connection, selection.into(), &["r", "p"]).await?;
+    for batch in tables.chunks(BATCH) {
+        let names: Vec<String> =
+            batch.iter().map(|(schema, name)| format!("ONLY {}", qualified(schema, name))).collect();
+        let statement = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Where every sequence stands, in order of their names. Sequences know no snapshots: the values are those of this moment.
+pub async fn sequences<'a>(
+    connection: &mut PgConnection,
+    selection: impl Into<Selection<'a>>,
+) -> Result<Vec<SequenceValue>, sqlx::Error> {
+    let selection = selection.into();
+    let found = relations(connection, selection, &["S"]).await?;
+    let mut values = Vec::with_capacity(found.len());
+    for batch in found.chunks(BATCH) {
+        let rows: Vec<(i32, i64, bool)> =
+            read_each(connection, selection.locks, batch, "last_value, is_called").await?;
+        values.extend(batch.iter().zip(rows).map(|((schema, sequence), (_, last_value, is_called))| SequenceValue {
+            schema: schema.clone(),
+            sequence: sequence.clone(),
+            last_value,
+            is_called,
+        }));
+    }
+    Ok(values)
+}
+
+/// Bytes on disk of all tables without their indexes: an estimate of the dump's size, for progress. Not to be called inside a
+/// transaction. Where a table is locked by someone else, the size is what the last VACUUM or ANALYZE saw.
+pub async fn content_size<'a>(
+    connection: &mut PgConnection,
+    selection: impl Into<Selection<'a>>,
+) -> Result<u64, sqlx::Error> {
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+    let namespaces = namespaces(connection, selection.into()).await?;
+    let sum = async |connection: &mut PgConnection, bytes: &str| -> Result<u64, sqlx::Error> {
+        let statement = format!(
+            "SELECT COALESCE(sum({bytes}), 0)::pg_catalog.int8 FROM pg_catalog.pg_class c \
+             LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid \
+             WHERE c.relnamespace = ANY ($1) AND c.relkind = 'r'"
+        );
+        let row = sqlx::query(AssertSqlSafe(statement)).bind(&namespaces).fetch_one(connection).await?;
+        row.try_get::<i64, _>(0).map(i64::unsigned_abs)
+    };
+    sqlx::raw_sql("SET lock_timeout = '1s'").execute(&mut *connection).await?;
+    let exact = sum(connection, "pg_catalog.pg_table_size(c.oid)").await;
+    sqlx::raw_sql("SET lock_timeout = 0").execute(&mut *connection).await?;
+    match exact {
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
+            let pages = "(c.relpages::pg_catalog.int8 + COALESCE(t.relpages, 0)) \
+                         * pg_catalog.current_setting('block_size')::pg_catalog.int8";
+            sum(connection, pages).await
+        }
+        exact => exact,
+    }
+}

@@ -1,0 +1,140 @@
+//! Archives (tar and custom): `pg_restore` turns them into text, which goes the same way as a plain dump. It never connects anywhere.
+
+use std::{
+    io::{Read as _, Write as _},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use super::{
+    RestoreError,
+    load::{Load, cannot_start, feed_archive, last_words},
+    script::LeaveOut,
+};
+use crate::{
+    artifact::Format,
+    child::{Child, Command},
+    postgres::tools::Tool,
+};
+
+/// Longest table of contents that is read, in bytes: about a million entries.
+const MAX_LIST: u64 = 128 * 1024 * 1024;
+
+/// Reads the archive's table of contents and leaves out what the administrator has done or nobody but a superuser may do.
+pub(super) async fn edited_list(
+    tool: &Tool,
+    load: &Load,
+    leave_out: &LeaveOut,
+) -> Result<tempfile::NamedTempFile, RestoreError> {
+    let failed = |message: String| RestoreError::new("restore.load_failed", message);
+    let mut child = Command::new(&tool.path)
+        .args(["--list", format_option(load.format)])
+        .stdin_pipe()
+        .stdout_pipe()
+        .spawn()
+        .await
+        .map_err(|e| cannot_start("pg_restore", &e))?;
+    let (Some(to_archive), Some(from_archive)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(failed("a pipe of the restore is missing".to_owned()));
+    };
+    let open = load.content.clone();
+    // Abandoned from the start: here the end of the content is of no interest, the load itself will read it.
+    let abandoned = Arc::new(AtomicBool::new(true));
+    let leave_out = leave_out.clone();
+    let work = async {
+        let content = tokio::task::spawn_blocking(move || open())
+            .await
+            .map_err(|e| failed(e.to_string()))?
+            .map_err(|e| RestoreError::new("restore.content", format!("the backup's content cannot be read: {e}")))?;
+        let feeder = feed_archive(content, to_archive, abandoned);
+        let list = tokio::task::spawn_blocking(move || {
+            let mut list = String::new();
+            let mut bytes = Vec::new();
+            from_archive.take(MAX_LIST).read_to_end(&mut bytes)?;
+            for line in String::from_utf8_lossy(&bytes).lines().filter(|line| keeps(line, &leave_out)) {
+                list.push_str(line);
+                list.push('\n');
+            }
+            let mut file = tempfile::Builder::new().prefix("holdfast-list-").tempfile()?;
+            file.write_all(list.as_bytes())?;
+            file.flush()?;
+            std::io::Result::Ok(file)
+        })
+        .await
+        .map_err(|e| failed(e.to_string()))?
+        .map_err(|e| RestoreError::passing("restore.tool", format!("cannot write the archive's list: {e}")))?;
+        let exit = child.wait().await.map_err(|e| failed(format!("cannot wait for pg_restore: {e}")))?;
+        let fed = feeder.await;
+        if exit.status.success() {
+            return Ok(list);
+        }
+        match fed {
+            Ok(Err(e)) => {
+                Err(RestoreError::new("restore.content", format!("the backup's content cannot be read: {e}")))
+            }
+            _ => Err(failed(format!("pg_restore cannot read the archive's list: {}", last_words(&exit)))),
+        }
+    };
+    tokio::select! {
+        list = work => list,
+        () = load.cancel.cancelled() => Err(RestoreError::cancelled()),
+    }
+}
+
+/// Starts `pg_restore` with the list, from its standard input to its standard output. It has no way to any database.
+pub(super) async fn start(tool: &Tool, format: Format, list: &tempfile::NamedTempFile) -> Result<Child, RestoreError> {
+    let mut use_list = std::ffi::OsString::from("--use-list=");
+    use_list.push(list.path());
+    Command::new(&tool.path)
+        .args(["--file=-", "--no-owner", "--no-acl", format_option(format)])
+        .arg(use_list)
+        .stdin_pipe()
+        .stdout_pipe()
+        .spawn()
+        .await
+        .map_err(|e| cannot_start("pg_restore", &e))
+}
+
+fn format_option(format: Format) -> &'static str {
+    match format {
+        Format::Tar => "--format=t",
+        Format::Sql | Format::Custom => "--format=c",
+    }
+}
+
+/// Whether an entry stays: `dumpId; tableoid oid DESCRIPTION schema name owner`. Source: PrintTOCSummary, pg_backup_archiver.c.
+fn keeps(line: &str, leave_out: &LeaveOut) -> bool {
+    let Some((id, entry)) = line.split_once("; ") else { return true };
+    if id.is_empty() || !id.bytes().all(|b| b.is_ascii_digit()) {
+        return true;
+    }
+    let Some(entry) = entry.splitn(3, ' ').nth(2) else { return true };
+    if let Some(name_and_owner) = entry.strip_prefix("SCHEMA - ") {
+        // A name's line breaks are written as spaces.
+        return !leave_out.schemas.iter().any(|schema| {
+            let name = schema.replace(['\n', '\r'], " ");
+            name_and_owner.strip_prefix(name.as_str()).is_some_and(|owner| owner.starts_with(' '))
+        });
+    }
+    !(leave_out.extension_comments && entry.starts_with("COMMENT - EXTENSION "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_schemas_own_entry_is_left_out() {
+        let leave_out =
+            LeaveOut { schemas: ["a b".to_owned()].into(), extension_comments: true, transaction_timeout: false };
+        assert!(!keeps("7; 2615 16385 SCHEMA - a b postgres", &leave_out));
+        assert!(!keeps("3; 0 0 COMMENT - EXTENSION citext ", &leave_out));
+        for kept in [
+            "; Archive created at 2026-01-01",
+            "8; 2615 16386 SCHEMA - a postgres",
+            "9; 0 0 COMMENT - SCHEMA a b postgres",
+            "10; 1259 1 TABLE a b t postgres",
+        ] {
+            assert!(keeps(kept, &leave_out), "{kept}");
+        }
+    }
+}

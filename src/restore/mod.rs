@@ -1,0 +1,182 @@
+//! Restores a dump into a tenant's database: by a role made for it, beside the live data, all or nothing, and so that it can be
+//! undone. Knows databases, client tools and content; knows neither the control plane nor HTTP.
+//!
+//! The order of an in-place restore of a schema:
+//!
+//! ```text
+//! plan      names and the live schema's oid; the caller stores it
+//! open      an administrator's connection that holds the target's lock; a zombie's is terminated
+//! prepare   one transaction: role made, live schema renamed to hf_before_…, empty schema under its name
+//! load      psql as the role: our BEGIN, the dump, our COMMIT once every byte was good
+//! finish    one transaction: owners and grants given back, role dropped; from here on the restore is done
+//!           …or roll_back, from any point before: everything is as it was
+//! undo      within the window: the names are swapped back
+//! drop_side after the window
+//! ```
+//!
+//! What always holds: while the role exists the restore is unfinished, and [`Session::roll_back`] decides from the catalog what is to
+//! be done. The transaction that gives the tenant back its data drops the role.
+
+mod archive;
+mod error;
+mod grants;
+mod in_place;
+mod load;
+mod new_database;
+mod plan;
+mod recount;
+mod references;
+mod role;
+mod script;
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use sha2::{Digest as _, Sha256};
+use sqlx::{Connection as _, PgConnection};
+
+use self::script::LeaveOut;
+pub use self::{
+    error::RestoreError,
+    in_place::{Finished, Recovery, Undone},
+    load::{Load, OpenContent},
+    plan::{MAX_NAME, Plan, Target, is_side_name},
+};
+use crate::{
+    ids::RestoreId,
+    postgres::{connect::ConnectInfo, inspect, tools::Tools},
+};
+
+/// The advisory locks' class: `HF`.
+const LOCK_CLASS: i32 = 0x4846;
+
+/// Restores into the database that `admin` connects to (or, for whole databases, beside it).
+#[derive(Clone, Debug)]
+pub struct Engine {
+    pub tools: Arc<Tools>,
+    /// A superuser, or a restore administrator: CREATEROLE, CREATE on the database, and member of the owners.
+    pub admin: ConnectInfo,
+    /// Restore even with client tools that can be made to run code from a crafted archive.
+    pub allow_vulnerable_clients: bool,
+}
+
+impl Engine {
+    /// The plan of an in-place restore of `schema`: store it, then [`open`](Self::open). Changes nothing.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    pub async fn plan_schema(&self, id: RestoreId, schema: &str) -> Result<Plan, RestoreError> {
+        let mut c = self.admin.connect().await?;
+        let live_oid = in_place::schema(&mut c, schema).await?.map(|s| s.oid);
+        _ = c.close().await;
+        Ok(Plan::schema(id, schema, live_oid))
+    }
+
+    /// The plan of a restore into the new database `name` (default: `hf_restored_{short id}`). Changes nothing.
+    ///
+    /// # Errors
+    /// `restore.name_taken` when there is such a database, `restore.name_too_long`.
+    pub async fn plan_database(&self, id: RestoreId, name: Option<String>) -> Result<Plan, RestoreError> {
+        let plan = Plan::database(id, name);
+        let Target::Database { database } = &plan.target else { return Ok(plan) };
+        if database.len() > MAX_NAME || database.is_empty() {
+            let message = format!("a database's name has 1 to {MAX_NAME} bytes, {database:?} does not");
+            return Err(RestoreError::new("restore.name_too_long", message));
+        }
+        let mut c = self.admin.connect().await?;
+        new_database::refuse_existing(&mut c, database).await?;
+        _ = c.close().await;
+        Ok(plan)
+    }
+
+    /// Connects as the administrator and takes the target's lock. Whoever calls this has just made sure of its lease on the job, so
+    /// another session that holds the lock belongs to a worker that lost it: it is terminated.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or the holder cannot be terminated (`restore.locked`).
+    pub async fn open(&self, plan: &Plan) -> Result<Session, RestoreError> {
+        let mut c = self.admin.connect().await?;
+        let server_version = inspect::server_version(&mut c).await?;
+        lock(&mut c, plan).await?;
+        Ok(Session {
+            tools: self.tools.clone(),
+            admin: self.admin.clone(),
+            allow_vulnerable_clients: self.allow_vulnerable_clients,
+            plan: plan.clone(),
+            c,
+            server_version,
+            password: None,
+            leave_out: LeaveOut::default(),
+            loader_pid: None,
+        })
+    }
+}
+
+/// The administrator's connection while it holds the lock of one plan's target.
+pub struct Session {
+    tools: Arc<Tools>,
+    admin: ConnectInfo,
+    allow_vulnerable_clients: bool,
+    plan: Plan,
+    c: PgConnection,
+    server_version: u32,
+    /// The role's, from [`prepare`](Self::prepare) on; nobody else knows it.
+    password: Option<SecretString>,
+    leave_out: LeaveOut,
+    loader_pid: Option<u32>,
+}
+
+impl Session {
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The process id of the last load's `psql`.
+    pub fn loader_pid(&self) -> Option<u32> {
+        self.loader_pid
+    }
+
+    /// Gives the lock back.
+    pub async fn close(self) {
+        _ = self.c.close().await;
+    }
+
+    /// The administrator's way to the database that is restored into.
+    fn target_connect(&self) -> ConnectInfo {
+        match &self.plan.target {
+            Target::Schema { .. } => self.admin.clone(),
+            Target::Database { database } => self.admin.with_database(database),
+        }
+    }
+}
+
+/// Takes the lock of the plan's target, which is the same for every restore of that target.
+async fn lock(c: &mut PgConnection, plan: &Plan) -> Result<(), RestoreError> {
+    let (kind, name) = match &plan.target {
+        Target::Schema { schema, .. } => ("schema", schema),
+        Target::Database { database } => ("database", database),
+    };
+    let digest = Sha256::digest(format!("{kind}\0{name}"));
+    let key = i32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+    for _ in 0..20 {
+        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, $2)")
+            .bind(LOCK_CLASS)
+            .bind(key)
+            .fetch_one(&mut *c)
+            .await?;
+        if taken {
+            return Ok(());
+        }
+        // Waits up to two seconds for the holder's end. pg_locks shows both keys as oids, which are unsigned.
+        sqlx::query(
+            "SELECT pg_terminate_backend(l.pid, 2000) FROM pg_catalog.pg_locks l \
+             WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid::int8 = $1 AND l.objid::int8 = $2 \
+             AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())",
+        )
+        .bind(i64::from(LOCK_CLASS))
+        .bind(i64::from(key.cast_unsigned()))
+        .execute(&mut *c)
+        .await?;
+    }
+    Err(RestoreError::passing("restore.locked", format!("another session restores {kind} {name:?} and does not end")))
+}

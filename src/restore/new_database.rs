@@ -1,0 +1,159 @@
+//! A whole database is restored only into a new one; swapping names is somebody else's decision.
+//!
+//! While the restore is unfinished the new database belongs to the restore's role: that is how [`roll_back`] knows it as ours.
+
+use std::collections::BTreeSet;
+
+use secrecy::SecretString;
+use sqlx::{Connection as _, PgConnection};
+
+use super::{
+    RestoreError, Session,
+    in_place::{Finished, Recovery, count, refuse_altered},
+    role::{self, execute},
+    script::LeaveOut,
+};
+use crate::{
+    manifest::{DatabaseContent, DumpScope},
+    postgres::{
+        ownership,
+        quote::{ident, literal},
+    },
+};
+
+/// The database's owner, while the database exists.
+async fn owner(c: &mut PgConnection, database: &str) -> Result<Option<u32>, RestoreError> {
+    let owner: Option<i64> = sqlx::query_scalar("SELECT datdba::int8 FROM pg_catalog.pg_database WHERE datname = $1")
+        .bind(database)
+        .fetch_optional(c)
+        .await?;
+    Ok(owner.and_then(|oid| u32::try_from(oid).ok()))
+}
+
+pub(super) async fn refuse_existing(c: &mut PgConnection, database: &str) -> Result<(), RestoreError> {
+    match owner(c, database).await? {
+        None => Ok(()),
+        Some(_) => Err(RestoreError::new("restore.name_taken", format!("there already is a database {database:?}"))),
+    }
+}
+
+/// Makes the role, the database with the encoding and locale of the one that we are connected to, and its extensions.
+pub(super) async fn prepare(
+    session: &mut Session,
+    database: &str,
+    content: &DatabaseContent,
+    password: &SecretString,
+    lifetime_seconds: u64,
+) -> Result<LeaveOut, RestoreError> {
+    let c = &mut session.c;
+    refuse_existing(c, database).await?;
+    let mut tx = c.begin().await?;
+    role::create(&mut tx, &session.plan.role, password, lifetime_seconds).await?;
+    tx.commit().await?;
+    let locale = locale_options(c).await?;
+    let role = &session.plan.role;
+    execute(c, format!("CREATE DATABASE {} TEMPLATE template0 OWNER {}{locale}", ident(database), ident(role))).await?;
+    execute(c, format!("REVOKE ALL ON DATABASE {} FROM PUBLIC", ident(database))).await?;
+
+    let mut target = session.target_connect().connect().await?;
+    let mut schemas = BTreeSet::new();
+    for extension in &content.requirements.extensions {
+        let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)")
+            .bind(&extension.schema)
+            .fetch_one(&mut target)
+            .await?;
+        if !there {
+            execute(&mut target, format!("CREATE SCHEMA {} AUTHORIZATION {}", ident(&extension.schema), ident(role)))
+                .await?;
+            schemas.insert(extension.schema.clone());
+        }
+        let available: Option<bool> = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extension_versions v WHERE v.name = a.name AND v.version = $2) \
+             FROM pg_catalog.pg_available_extensions a WHERE a.name = $1",
+        )
+        .bind(&extension.name)
+        .bind(&extension.version)
+        .fetch_optional(&mut target)
+        .await?;
+        let Some(same_version) = available else {
+            return Err(RestoreError::new(
+                "restore.requirement_missing",
+                format!("the backup needs the extension {:?}, which this server does not have", extension.name),
+            ));
+        };
+        // A server without the recorded version gives its own default one, as a plain pg_dump's CREATE EXTENSION would.
+        let version = if same_version { format!(" VERSION {}", literal(&extension.version)) } else { String::new() };
+        execute(
+            &mut target,
+            format!(
+                "CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA {}{version} CASCADE",
+                ident(&extension.name),
+                ident(&extension.schema)
+            ),
+        )
+        .await?;
+    }
+    _ = target.close().await;
+    Ok(LeaveOut { schemas, extension_comments: true, transaction_timeout: session.server_version < 170_000 })
+}
+
+/// The encoding and locale of the present database as options of `CREATE DATABASE`. The columns that name the provider's locale
+/// differ between PostgreSQL 14, 15, 16 and 17.
+async fn locale_options(c: &mut PgConnection) -> Result<String, RestoreError> {
+    let (encoding, collate, ctype, row): (String, String, String, sqlx::types::Json<serde_json::Value>) =
+        sqlx::query_as(
+            "SELECT pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text, to_json(d) \
+         FROM pg_catalog.pg_database d WHERE datname = current_database()",
+        )
+        .fetch_one(c)
+        .await?;
+    let mut options =
+        format!(" ENCODING {} LC_COLLATE {} LC_CTYPE {}", literal(&encoding), literal(&collate), literal(&ctype));
+    let text = |name: &str| row.0.get(name).and_then(|v| v.as_str()).map(literal);
+    let locale = text("datlocale").or_else(|| text("daticulocale"));
+    match (row.0.get("datlocprovider").and_then(|v| v.as_str()), locale) {
+        (Some("i"), Some(locale)) => options.push_str(&format!(" LOCALE_PROVIDER icu ICU_LOCALE {locale}")),
+        (Some("b"), Some(locale)) => options.push_str(&format!(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {locale}")),
+        _ => {}
+    }
+    Ok(options)
+}
+
+pub(super) async fn finish(
+    session: &mut Session,
+    database: &str,
+    content: &DatabaseContent,
+) -> Result<Finished, RestoreError> {
+    let role = session.plan.role.clone();
+    let scope = DumpScope::Database { database: database.to_owned() };
+    let mut target = session.target_connect().connect().await?;
+    let mut differences = count(&mut target, &scope, content).await;
+    let mut tx = target.begin().await?;
+    let applied = ownership::apply(&mut tx, &scope, &content.ownership).await?;
+    refuse_altered(&applied.altered)?;
+    differences.extend(applied.differences);
+    // What nobody could be named for, and the database itself, are ours.
+    execute(&mut tx, format!("REASSIGN OWNED BY {} TO CURRENT_USER", ident(&role))).await?;
+    execute(&mut tx, format!("DROP OWNED BY {} RESTRICT", ident(&role))).await?;
+    execute(&mut tx, format!("GRANT CONNECT, TEMPORARY ON DATABASE {} TO PUBLIC", ident(database))).await?;
+    execute(&mut tx, format!("DROP ROLE {}", ident(&role))).await?;
+    tx.commit().await?;
+    _ = target.close().await;
+    Ok(Finished { schema_oid: None, differences })
+}
+
+pub(super) async fn roll_back(
+    session: &mut Session,
+    database: &str,
+    role_oid: Option<u32>,
+) -> Result<Recovery, RestoreError> {
+    let owner = owner(&mut session.c, database).await?;
+    if role_oid.is_none() {
+        return Ok(if owner.is_some() { Recovery::Finished } else { Recovery::Nothing });
+    }
+    if owner == role_oid {
+        execute(&mut session.c, format!("DROP DATABASE {} WITH (FORCE)", ident(database))).await?;
+    }
+    role::drop(&mut session.c, &session.plan.role).await?;
+    Ok(Recovery::RolledBack)
+}

@@ -1,0 +1,473 @@
+//! A schema or a whole database, by `pg_dump`, in one snapshot with its proof.
+//!
+//! Our own connection opens the snapshot, locks the tables, exports the snapshot to `pg_dump`, and counts in it while
+//! `pg_dump` writes. Only when `pg_dump` has ended well, the counts are there, and the schema's name still means the same
+//! schema, is the dump good.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::process::ExitStatusExt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::task::JoinHandle;
+
+use super::{
+    Source, SourceError, SourceReport,
+    failure::{classify_words, from_sql, last_words},
+};
+use crate::{
+    artifact::Format,
+    child::{Child, Command},
+    manifest::{DatabaseContent, DumpScope, ObjectOwnership},
+    postgres::{
+        connect::ConnectInfo,
+        inspect::{self, Locks, SIDE_SCHEMAS, Selection},
+        ownership,
+        quote::dump_pattern,
+        tools::{ChildEnvironment, ClientTool, Tool, Tools, display_version},
+    },
+};
+
+/// Longest time to reach the server and be let in. A server that does not answer at all would hold a worker for ever.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The oldest server that is supported: from version 14 there is `pg_read_all_data`, which the dump role needs.
+const OLDEST_SERVER: u32 = 140_000;
+
+/// What every complete plain dump ends with. Source: `RestoreArchive` in PostgreSQL's `pg_backup_archiver.c`.
+const LAST_LINE: &[u8] = b"-- PostgreSQL database dump complete";
+
+/// Bytes of the end that are kept to look for [`LAST_LINE`]; after it come only `\unrestrict` with its key and line ends.
+const TAIL: usize = 512;
+
+/// What to dump and how.
+#[derive(Clone, Debug)]
+pub struct PgDumpOptions {
+    pub connect: ConnectInfo,
+    pub scope: DumpScope,
+    pub format: Format,
+    /// Level of `pg_dump`'s own compression of the custom format; `None` is its default. The other formats are compressed by
+    /// us, so it does not apply to them.
+    pub compress_level: Option<u32>,
+    /// Longest wait for a table that someone has locked.
+    pub lock_wait: Duration,
+    /// The `pg_dump` to use; `None` finds the best one for the server.
+    pub tool: Option<Tool>,
+    /// Schemas to leave out of a whole database.
+    pub exclude_schemas: Vec<String>,
+}
+
+/// One run of `pg_dump`. Dropping it ends the run.
+#[derive(Debug)]
+pub struct PgDump {
+    tools: Arc<Tools>,
+    options: PgDumpOptions,
+    run: Option<Run>,
+}
+
+/// What is there between start and end.
+#[derive(Debug)]
+struct Run {
+    child: Child,
+    inspection: Inspection,
+    seen: Arc<Seen>,
+    tool: Tool,
+    server_version: u32,
+    /// The schema as it was when the snapshot was taken; `None` for a whole database.
+    schema: Option<u32>,
+    /// Holds the password file.
+    _environment: ChildEnvironment,
+}
+
+/// Counting, on a task; dropping it stops it and closes its connection.
+#[derive(Debug)]
+struct Inspection(JoinHandle<(PgConnection, Result<Found, SourceError>)>);
+
+impl Drop for Inspection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What was found in the snapshot.
+#[derive(Debug)]
+struct Found {
+    table_count: u64,
+    tables: Vec<crate::manifest::TableRows>,
+    sequences: Vec<crate::manifest::SequenceValue>,
+    ownership: Vec<ObjectOwnership>,
+    requirements: crate::manifest::Requirements,
+}
+
+impl PgDump {
+    pub fn new(tools: Arc<Tools>, options: PgDumpOptions) -> Self {
+        Self { tools, options, run: None }
+    }
+
+    fn selection(options: &PgDumpOptions) -> Selection<'_> {
+        Selection { scope: &options.scope, exclude: &options.exclude_schemas, locks: Locks::GivenBack }
+    }
+
+    async fn begin(&mut self) -> Result<(Run, File), SourceError> {
+        let options = &self.options;
+        let mut info = options.connect.clone();
+        if let DumpScope::Database { database } = &options.scope {
+            info.database.clone_from(database);
+        }
+        let sql = |error: sqlx::Error| from_sql(&info, error);
+        let mut connection = connect(&info).await?;
+        let server_version = inspect::server_version(&mut connection).await.map_err(sql)?;
+        let tool = self.tool_for(server_version)?;
+        // Known by what it holds, whatever names lead here: no project's backup has other tenants' rows, or sealed secrets.
+        if matches!(options.scope, DumpScope::Database { .. }) {
+            let holds_control_plane: bool =
+                sqlx::query_scalar("SELECT pg_catalog.to_regclass('control_plane.backup_copies') IS NOT NULL")
+                    .fetch_one(&mut connection)
+                    .await
+                    .map_err(sql)?;
+            if holds_control_plane {
+                self.options.exclude_schemas.push("control_plane".to_owned());
+            }
+        }
+        let options = &self.options;
+
+        let lock_wait = options.lock_wait.as_millis().clamp(1, i32::MAX as u128);
+        // With it the server notices that we are gone even while it counts. Refused by servers on some systems; not needed.
+        drop(sqlx::raw_sql("SET client_connection_check_interval = '5s'").execute(&mut connection).await);
+        // Without help from parallel workers counting still ends before the dump, and the tenants keep their processors.
+        let begin = format!(
+            "SET lock_timeout = {lock_wait}; SET max_parallel_workers_per_gather = 0; \
+             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        );
+        sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut connection).await.map_err(sql)?;
+        let schema = match &options.scope {
+            DumpScope::Database { .. } => None,
+            DumpScope::Schema { schema } => match inspect::schema_oid(&mut connection, schema).await.map_err(sql)? {
+                Some(oid) => Some(oid),
+                None => return Err(no_schema(schema, &info)),
+            },
+        };
+        inspect::lock_tables(&mut connection, Self::selection(options)).await.map_err(sql)?;
+        let (snapshot, encoding): (String, String) =
+            sqlx::query_as("SELECT pg_catalog.pg_export_snapshot(), pg_catalog.current_setting('server_encoding')")
+                .fetch_one(&mut connection)
+                .await
+                .map_err(sql)?;
+
+        // An error of ours ends only what is after this: the snapshot stays for `pg_dump`, whose words tell people more.
+        sqlx::raw_sql("SAVEPOINT counting").execute(&mut connection).await.map_err(sql)?;
+
+        let cannot = |error: io::Error| SourceError {
+            message: format!("cannot run {}: {error}", tool.path.display()),
+            may_pass: false,
+            code: "source.tool",
+        };
+        let environment = ChildEnvironment::new(&info, &[]).map_err(cannot)?;
+        let command = Command::new(&tool.path).args(self.arguments(&snapshot, lock_wait, &encoding)).stdout_pipe();
+        let mut child = environment.apply(command).spawn().await.map_err(cannot)?;
+        let stdout = child.stdout.take().ok_or_else(|| cannot(io::Error::other("it has no standard output")))?;
+        let inspection = Inspection(tokio::spawn(find(connection, options.clone(), info.clone())));
+        let run =
+            Run { child, inspection, seen: Arc::default(), tool, server_version, schema, _environment: environment };
+        Ok((run, stdout))
+    }
+
+    fn tool_for(&self, server_version: u32) -> Result<Tool, SourceError> {
+        let refuse = |message: String| SourceError { message, may_pass: false, code: "source.tool" };
+        if server_version < OLDEST_SERVER {
+            let version = display_version(server_version);
+            return Err(refuse(format!("the server is version {version}: version 14 or newer is needed")));
+        }
+        match &self.options.tool {
+            Some(tool) => Ok(tool.clone()),
+            None => self.tools.client(ClientTool::PgDump, server_version).map_err(|error| refuse(error.to_string())),
+        }
+    }
+
+    /// Everything but how to reach the server, which is in the environment. Each as `--option=value`, so that no value can be
+    /// taken for an option.
+    fn arguments(&self, snapshot: &str, lock_wait_millis: u128, server_encoding: &str) -> Vec<String> {
+        let options = &self.options;
+        let format = match options.format {
+            Format::Sql => "p",
+            Format::Tar => "t",
+            Format::Custom => "c",
+        };
+        let mut arguments = vec![
+            format!("--format={format}"),
+            "--no-owner".to_owned(),
+            "--no-acl".to_owned(),
+            "--no-password".to_owned(),
+            "--strict-names".to_owned(),
+            format!("--lock-wait-timeout={lock_wait_millis}"),
+            format!("--snapshot={snapshot}"),
+        ];
+        if let (Format::Custom, Some(level)) = (options.format, options.compress_level) {
+            arguments.push(format!("--compress={level}"));
+        }
+        match &options.scope {
+            DumpScope::Schema { schema } => {
+                arguments.push(format!("--schema={}", dump_pattern(schema)));
+                // `pg_dump` reads the name in the database's encoding unless told otherwise; we have it in UTF-8.
+                if !schema.is_ascii() && !matches!(server_encoding, "UTF8" | "SQL_ASCII") {
+                    arguments.push("--encoding=UTF8".to_owned());
+                }
+            }
+            DumpScope::Database { .. } => {
+                let named = options.exclude_schemas.iter().map(|schema| dump_pattern(schema));
+                let sides = SIDE_SCHEMAS.iter().map(|prefix| format!("{}*", dump_pattern(prefix)));
+                arguments.extend(named.chain(sides).map(|pattern| format!("--exclude-schema={pattern}")));
+            }
+        }
+        arguments
+    }
+
+    /// What is wrong with the bytes of a `pg_dump` that claims success.
+    fn incomplete(&self, seen: &Seen) -> Option<SourceError> {
+        let failed = |message: &str, code| Some(SourceError { message: message.to_owned(), may_pass: false, code });
+        if seen.bytes.load(Ordering::Acquire) == 0 {
+            return failed("pg_dump ended with success but wrote nothing", "source.empty");
+        }
+        let tail = seen.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_complete = match self.options.format {
+            Format::Sql => tail.windows(LAST_LINE.len()).any(|window| window == LAST_LINE),
+            // Their ends are checked by `pg_restore`, which needs them whole.
+            Format::Tar | Format::Custom => true,
+        };
+        if is_complete {
+            None
+        } else {
+            failed("pg_dump ended with success but its output is cut short", "source.incomplete")
+        }
+    }
+
+    /// A fresh look, after the snapshot: is the schema of this name still the one that was dumped?
+    async fn is_still_the_same(&self, mut connection: PgConnection, run: &Run) -> Result<(), SourceError> {
+        let DumpScope::Schema { schema } = &self.options.scope else { return Ok(()) };
+        let info = &self.options.connect;
+        sqlx::raw_sql("ROLLBACK").execute(&mut connection).await.map_err(|error| from_sql(info, error))?;
+        let now = inspect::schema_oid(&mut connection, schema).await.map_err(|error| from_sql(info, error))?;
+        drop(connection.close().await);
+        if now == run.schema {
+            return Ok(());
+        }
+        Err(SourceError {
+            message: format!("schema {schema:?} was replaced or renamed while it was being dumped"),
+            may_pass: true,
+            code: "source.changed",
+        })
+    }
+}
+
+#[async_trait]
+impl Source for PgDump {
+    async fn start(&mut self) -> Result<Box<dyn Read + Send>, SourceError> {
+        let (run, stdout) = self.begin().await?;
+        let reader = DumpReader::new(stdout, Arc::clone(&run.seen));
+        self.run = Some(run);
+        Ok(Box::new(reader))
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<SourceReport, SourceError> {
+        let not_started = || SourceError {
+            message: "the dump was never started".to_owned(),
+            may_pass: false,
+            code: "source.internal",
+        };
+        let mut run = self.run.take().ok_or_else(not_started)?;
+        let exit = run.child.wait().await.map_err(|error| SourceError {
+            message: format!("cannot wait for pg_dump: {error}"),
+            may_pass: true,
+            code: "source.failed",
+        })?;
+        let words = last_words(&exit.stderr);
+        if !exit.status.success() {
+            let how = match (exit.status.code(), exit.status.signal()) {
+                (Some(code), _) => format!("pg_dump failed with exit status {code}"),
+                (None, signal) => format!("pg_dump was killed by signal {}", signal.unwrap_or_default()),
+            };
+            let message = if words.is_empty() { how } else { format!("{how}: {words}") };
+            let (may_pass, code) = match (classify_words(&exit.stderr), exit.status.signal()) {
+                (Some(known), _) => known,
+                // By the kernel for want of memory, or by an operator.
+                (None, Some(_)) => (true, "source.killed"),
+                // Words in another language: our own connection may have met the same trouble, with an error code.
+                (None, None) => run.trouble().await.unwrap_or((false, "source.failed")),
+            };
+            return Err(SourceError { message, may_pass, code });
+        }
+        if let Some(error) = self.incomplete(&run.seen) {
+            return Err(error);
+        }
+        if !words.is_empty() {
+            tracing::warn!(%words, "pg_dump succeeded with warnings");
+        }
+        let (connection, found) = run.found().await?;
+        self.is_still_the_same(connection, &run).await?;
+        Ok(SourceReport {
+            database: DatabaseContent {
+                scope: self.options.scope.clone(),
+                server_version: run.server_version,
+                tool_version: run.tool.version,
+                table_count: found.table_count,
+                row_count: found.tables.iter().map(|table| table.rows).sum(),
+                tables: found.tables,
+                sequences: found.sequences,
+                ownership: found.ownership,
+                requirements: found.requirements,
+            },
+        })
+    }
+
+    async fn abort(mut self: Box<Self>) {
+        if let Some(mut run) = self.run.take() {
+            run.child.kill();
+            // Reaped, so that nothing of it is left when this returns.
+            drop(run.child.wait().await);
+        }
+    }
+}
+
+impl Run {
+    /// Waits for the counts.
+    async fn found(&mut self) -> Result<(PgConnection, Found), SourceError> {
+        let internal = |error| SourceError {
+            message: format!("counting failed: {error}"),
+            may_pass: false,
+            code: "source.internal",
+        };
+        let (connection, found) = (&mut self.inspection.0).await.map_err(internal)?;
+        Ok((connection, found?))
+    }
+
+    /// The trouble that our own connection has met, if it has any.
+    async fn trouble(&mut self) -> Option<(bool, &'static str)> {
+        if !self.inspection.0.is_finished() {
+            return None;
+        }
+        match self.found().await {
+            Err(error) => Some((error.may_pass, error.code)),
+            Ok((mut connection, _)) => match connection.ping().await {
+                Ok(()) => None,
+                Err(_) => Some((true, "source.unreachable")),
+            },
+        }
+    }
+}
+
+async fn connect(info: &ConnectInfo) -> Result<PgConnection, SourceError> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, info.connect()).await {
+        Ok(connected) => connected.map_err(|error| from_sql(info, error)),
+        Err(_) => Err(SourceError {
+            message: format!("cannot reach {info}: no answer within {} seconds", CONNECT_TIMEOUT.as_secs()),
+            may_pass: true,
+            code: "source.unreachable",
+        }),
+    }
+}
+
+fn no_schema(schema: &str, info: &ConnectInfo) -> SourceError {
+    SourceError {
+        message: format!("schema {schema:?} does not exist in {info}"),
+        may_pass: false,
+        code: "source.no_schema",
+    }
+}
+
+/// Counts and collects, in the snapshot, on the connection that holds it. The connection comes back in any case: without it
+/// `pg_dump`, which may not have taken the snapshot over yet, would fail for a reason that is not its own.
+async fn find(
+    mut connection: PgConnection,
+    options: PgDumpOptions,
+    info: ConnectInfo,
+) -> (PgConnection, Result<Found, SourceError>) {
+    let selection = PgDump::selection(&options);
+    let found = async {
+        Ok::<_, sqlx::Error>(Found {
+            table_count: inspect::table_count(&mut connection, selection).await?,
+            sequences: inspect::sequences(&mut connection, selection).await?,
+            requirements: inspect::requirements(&mut connection, selection).await?,
+            ownership: owners(&mut connection, &options).await?,
+            tables: inspect::table_rows(&mut connection, selection).await?,
+        })
+    };
+    let found = found.await.map_err(|error| from_sql(&info, error));
+    (connection, found)
+}
+
+/// Owners and grants of what is dumped: of a whole database, without those of the schemas that are left out.
+async fn owners(connection: &mut PgConnection, options: &PgDumpOptions) -> Result<Vec<ObjectOwnership>, sqlx::Error> {
+    let mut ownership = ownership::collect(connection, &options.scope).await?;
+    if matches!(options.scope, DumpScope::Schema { .. }) {
+        return Ok(ownership);
+    }
+    let left_out: Vec<String> = sqlx::query_scalar(
+        "SELECT pg_catalog.quote_ident(nspname) FROM pg_catalog.pg_namespace WHERE nspname::text = ANY ($1) \
+         OR EXISTS (SELECT FROM pg_catalog.unnest($2) AS side WHERE pg_catalog.starts_with(nspname::text, side))",
+    )
+    .bind(&options.exclude_schemas)
+    .bind(&SIDE_SCHEMAS[..])
+    .fetch_all(connection)
+    .await?;
+    ownership.retain(|object| {
+        !left_out.iter().any(|schema| match object.identity.strip_prefix(schema.as_str()) {
+            Some(rest) => rest.starts_with('.') || (rest.is_empty() && object.kind == "schema"),
+            None => false,
+        })
+    });
+    Ok(ownership)
+}
+
+/// What passed through the reader.
+#[derive(Debug, Default)]
+struct Seen {
+    bytes: AtomicU64,
+    tail: Mutex<Vec<u8>>,
+}
+
+/// `pg_dump`'s standard output. It ends when `pg_dump` ends, well or not.
+///
+/// `pg_dump` writes 4 KiB at a time (stdio's buffer for a pipe), and a reader that waits in `read` is woken for each of them: on
+/// a busy machine that costs as much as the digest. So after the pipe was emptied it is given time to fill again.
+struct DumpReader {
+    stdout: File,
+    seen: Arc<Seen>,
+    /// How long: too short for the pipe to become full, so `pg_dump` never waits for it.
+    pause: Duration,
+    emptied: bool,
+}
+
+impl DumpReader {
+    fn new(stdout: File, seen: Arc<Seen>) -> Self {
+        // What a pipe has by default, pipe(7).
+        let capacity = rustix::pipe::fcntl_getpipe_size(&stdout).unwrap_or(64 << 10);
+        // At a gigabyte in a second, which is beyond what a backend formats.
+        let pause = Duration::from_nanos(capacity as u64);
+        Self { stdout, seen, pause, emptied: false }
+    }
+}
+
+impl Read for DumpReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.emptied {
+            std::thread::sleep(self.pause);
+        }
+        let length = self.stdout.read(buffer)?;
+        self.emptied = length < buffer.len();
+        let new = &buffer[..length];
+        self.seen.bytes.fetch_add(length as u64, Ordering::Release);
+        let mut tail = self.seen.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.extend_from_slice(&new[new.len().saturating_sub(TAIL)..]);
+        let excess = tail.len().saturating_sub(TAIL);
+        tail.drain(..excess);
+        Ok(length)
+    }
+}

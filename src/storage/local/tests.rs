@@ -1,0 +1,127 @@
+//! What only a directory can get wrong; the rest is in `tests/storage_contract.rs`.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use futures::TryStreamExt;
+
+use super::*;
+
+async fn storage() -> (tempfile::TempDir, LocalStorage) {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = LocalStorage::open(&directory.path().join("root")).await.unwrap();
+    (directory, storage)
+}
+
+fn name(text: &str) -> ArtifactName {
+    text.parse().unwrap()
+}
+
+fn files(root: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(root).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            files.extend(self::files(&entry.path()));
+        } else {
+            files.push(entry.file_name().into_string().unwrap());
+        }
+    }
+    files
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_the_temporary_file_is_gone() {
+    let (_directory, storage) = storage().await;
+    let mut upload = storage.begin(&name("backups/acme/a.sql"), LeaseToken::generate()).await.unwrap();
+    assert_eq!(files(&storage.root).len(), 1);
+    // The kernel's own full device: the same write, the same ENOSPC, for every user on every machine.
+    upload.file = Arc::new(File::options().write(true).open("/dev/full").unwrap());
+    let error = upload.put(Bytes::from_static(b"data")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Full);
+    assert!(error.to_string().contains("no space"), "{error}");
+    assert_eq!(files(&storage.root), Vec::<String>::new());
+    assert!(upload.put(Bytes::from_static(b"more")).await.is_err());
+    assert!(Box::new(upload).commit().await.is_err());
+    assert_eq!(files(&storage.root), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn symbolic_links_are_never_followed() {
+    let (directory, storage) = storage().await;
+    let outside = directory.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("secret.manifest.json"), "secret").unwrap();
+    symlink(&outside, storage.root.join("link")).unwrap();
+    symlink(outside.join("secret.manifest.json"), storage.root.join("file.manifest.json")).unwrap();
+    for key in ["link/secret.manifest.json", "file.manifest.json"] {
+        let at = Locator::Local { key: name(key) };
+        assert_eq!(storage.open(&at, None).await.err().unwrap().kind, ErrorKind::Invalid, "{key}");
+        assert_eq!(storage.stat(&at).await.unwrap_err().kind, ErrorKind::Invalid, "{key}");
+        assert_eq!(storage.delete(&at).await.unwrap_err().kind, ErrorKind::Invalid, "{key}");
+        assert!(storage.create(&name(key), LeaseToken::generate()).await.is_err(), "{key}");
+    }
+    let new = storage.create(&name("link/new.sql"), LeaseToken::generate()).await.err().unwrap();
+    assert_eq!(new.kind, ErrorKind::Invalid);
+    assert!(storage.manifests().try_collect::<Vec<_>>().await.unwrap().is_empty());
+    assert_eq!(files(&outside), ["secret.manifest.json"]);
+}
+
+#[tokio::test]
+async fn files_are_readable_to_their_owner_alone() {
+    let (_directory, storage) = storage().await;
+    put_whole(&storage, &name("a/b/c.sql"), LeaseToken::generate(), Bytes::from_static(b"x")).await.unwrap();
+    let mode = |path: &str| std::fs::metadata(storage.root.join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("."), mode("a"), mode("a/b"), mode("a/b/c.sql")), (0o700, 0o700, 0o700, 0o600));
+}
+
+#[tokio::test]
+async fn the_temporary_name_carries_the_attempt_and_is_gone_when_dropped() {
+    let (_directory, storage) = storage().await;
+    let attempt = LeaseToken::generate();
+    let long = "ü".repeat(127);
+    for file in ["a.sql", &long] {
+        let upload = storage.create(&name(&format!("x/{file}")), attempt).await.unwrap();
+        let found = files(&storage.root);
+        assert!(found.len() == 1 && found[0].contains(&attempt.to_string()) && found[0].len() <= 255, "{found:?}");
+        drop(upload);
+        assert!(files(&storage.root).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_sweep_takes_old_temporary_files_and_nothing_else() {
+    let (_directory, storage) = storage().await;
+    put_whole(&storage, &name("a/kept.sql"), LeaseToken::generate(), Bytes::from_static(b"x")).await.unwrap();
+    let dead = storage.root.join("a").join(temporary_name("dead.sql", LeaseToken::generate()));
+    std::fs::write(&dead, "half").unwrap();
+    let written = std::fs::metadata(&dead).unwrap().modified().unwrap();
+    let before = written - std::time::Duration::from_secs(60);
+    assert_eq!(storage.sweep_temporary(before).await.unwrap(), 0);
+    let after = written + std::time::Duration::from_secs(60);
+    assert_eq!(storage.sweep_temporary(after).await.unwrap(), 1);
+    assert_eq!(files(&storage.root), ["kept.sql"]);
+}
+
+#[tokio::test]
+async fn names_of_temporary_files_are_refused() {
+    let (_directory, storage) = storage().await;
+    let refused = storage.create(&name("a/.x.part"), LeaseToken::generate()).await.err().unwrap();
+    assert_eq!(refused.kind, ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn a_large_upload_reads_back_whole() {
+    use sha2::Digest;
+    let (_directory, storage) = storage().await;
+    let mut upload = storage.create(&name("large"), LeaseToken::generate()).await.unwrap();
+    let (mut hasher, parts) = (sha2::Sha256::new(), 9u64);
+    for part in 0..parts {
+        let part = Bytes::from(vec![part as u8; PART.0 as usize]);
+        hasher.update(&part);
+        upload.put(part).await.unwrap();
+    }
+    let at = upload.commit().await.unwrap();
+    let found = fingerprint(&storage, &at).await.unwrap();
+    assert_eq!(found.bytes, parts * PART.0);
+    assert_eq!(found.sha256.0, <[u8; 32]>::from(hasher.finalize()));
+}

@@ -1,0 +1,200 @@
+//! Where artifacts are kept. A [`Storage`] takes a stream of parts, publishes it under a final name in one step, and gives
+//! it back by [`Locator`]. Every adapter passes `tests/storage_contract.rs`.
+//!
+//! What always holds: nothing is visible under a final name before [`Upload::commit`]; a commit never overwrites; an
+//! abort leaves nothing.
+
+mod error;
+pub mod local;
+pub mod memory;
+
+use std::{fmt::Debug, sync::Arc, time::SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+pub use self::error::{Error, ErrorKind};
+use crate::{
+    artifact::{ArtifactName, Fingerprint},
+    byte_size::ByteSize,
+    config::StorageConfig,
+    ids::LeaseToken,
+};
+
+/// What a storage can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest part that can be written *and read back*.
+    pub part: ByteSize,
+    /// How many parts may be under way at once.
+    pub parts_in_flight: usize,
+    /// Largest artifact, where there is a limit.
+    pub artifact: Option<ByteSize>,
+}
+
+/// Where the bytes of one stored object are: what a storage returned, enough to get them back. Kept in the history and
+/// in manifests, so a variant's fields are never renamed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Locator {
+    /// A file below a local storage's root.
+    Local { key: ArtifactName },
+    /// An object in a [`memory`] storage.
+    Memory { key: ArtifactName },
+}
+
+/// A run of bytes inside an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    pub start: u64,
+    pub length: u64,
+}
+
+impl ByteRange {
+    /// First byte and end of the range in an object of `size` bytes; [`ErrorKind::Invalid`] when it reaches beyond.
+    pub fn within(self, size: u64) -> Result<(u64, u64), Error> {
+        match self.start.checked_add(self.length) {
+            Some(end) if end <= size => Ok((self.start, end)),
+            _ => Err(Error::new(
+                ErrorKind::Invalid,
+                format!("cannot read {} bytes from byte {} of an object of {size} bytes", self.length, self.start),
+            )),
+        }
+    }
+}
+
+/// The bytes of an object, in order.
+pub type ByteStream = BoxStream<'static, Result<Bytes, Error>>;
+
+/// What a deletion achieved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deletion {
+    /// The bytes are gone, or were gone before.
+    Gone,
+    /// The storage no longer lists the object, but its bytes may remain readable to someone.
+    BytesMayRemain,
+}
+
+/// What a storage tells of an object without handing it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    pub bytes: u64,
+}
+
+/// What [`Storage::probe`] saw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Probe {
+    /// Free space, where the storage can tell.
+    pub free: Option<ByteSize>,
+}
+
+/// A place that keeps artifacts. Every method may be called from any task at any time.
+#[async_trait]
+pub trait Storage: Debug + Send + Sync {
+    fn limits(&self) -> Limits;
+
+    /// Begins an upload. `attempt` goes into temporary names, so that two workers never write to one; the final name
+    /// appears at [`Upload::commit`] alone. Fails with [`ErrorKind::Exists`] when the final name is already taken.
+    async fn create(&self, name: &ArtifactName, attempt: LeaseToken) -> Result<Box<dyn Upload>, Error>;
+
+    /// The object's bytes, or one range of them, which must lie within it. [`ErrorKind::NotFound`] when it is gone,
+    /// before the stream begins.
+    async fn open(&self, at: &Locator, range: Option<ByteRange>) -> Result<ByteStream, Error>;
+
+    /// What the storage itself says of the object.
+    async fn stat(&self, at: &Locator) -> Result<Stat, Error>;
+
+    /// The locator an object of this name has, when it exists. Used to find what an earlier attempt published.
+    async fn find(&self, name: &ArtifactName) -> Result<Option<Locator>, Error>;
+
+    /// Deletes the object. Safe to repeat: deleting what is gone is success.
+    async fn delete(&self, at: &Locator) -> Result<Deletion, Error>;
+
+    /// Writes a small object, reads it back, deletes it. Leaves nothing.
+    async fn probe(&self) -> Result<Probe, Error>;
+
+    /// Removes what attempts that died have left under temporary names, last written before `modified_before`. Gives their number;
+    /// a storage without temporary names has none.
+    async fn sweep_temporary(&self, modified_before: SystemTime) -> Result<u64, Error> {
+        let _ = modified_before;
+        Ok(0)
+    }
+
+    /// Every manifest in the storage, in no promised order: for rebuilding the catalogue and for the sweep.
+    fn manifests(&self) -> BoxStream<'_, Result<Locator, Error>>;
+}
+
+/// An upload under way. Dropping it without [`commit`](Self::commit) or [`abort`](Self::abort) may leave a temporary object, never
+/// a final one.
+#[async_trait]
+pub trait Upload: Send {
+    /// Appends a part of at most [`Limits::part`] bytes.
+    async fn put(&mut self, part: Bytes) -> Result<(), Error>;
+
+    /// Makes the object durable and visible under its final name, in one step. [`ErrorKind::Exists`] when another took the name.
+    async fn commit(self: Box<Self>) -> Result<Locator, Error>;
+
+    /// Removes every trace. Errors are swallowed after a log line: the reason for the abort matters more.
+    async fn abort(self: Box<Self>);
+}
+
+/// Builds the adapter that the configuration names: the one place that knows them all.
+pub async fn open(config: &StorageConfig) -> Result<Arc<dyn Storage>, Error> {
+    match config {
+        StorageConfig::Local(local) => Ok(Arc::new(local::LocalStorage::open(&local.root).await?)),
+    }
+}
+
+/// Writes a small object whole, such as a manifest.
+pub async fn put_whole(
+    storage: &dyn Storage,
+    name: &ArtifactName,
+    attempt: LeaseToken,
+    bytes: Bytes,
+) -> Result<Locator, Error> {
+    let part = usize::try_from(storage.limits().part.0).unwrap_or(usize::MAX).max(1);
+    let mut upload = storage.create(name, attempt).await?;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        if let Err(error) = upload.put(rest.split_to(rest.len().min(part))).await {
+            upload.abort().await;
+            return Err(error);
+        }
+    }
+    upload.commit().await
+}
+
+/// Reads a small object whole; [`ErrorKind::TooLarge`] beyond `limit`.
+pub async fn get_whole(storage: &dyn Storage, at: &Locator, limit: ByteSize) -> Result<Vec<u8>, Error> {
+    use futures::TryStreamExt;
+    let mut stream = storage.open(at, None).await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.try_next().await? {
+        if bytes.len() as u64 + chunk.len() as u64 > limit.0 {
+            return Err(Error::new(ErrorKind::TooLarge, format!("cannot read an object of more than {limit} whole")));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// Size and digest of an object as it reads back now.
+pub async fn fingerprint(storage: &dyn Storage, at: &Locator) -> Result<Fingerprint, Error> {
+    use futures::TryStreamExt;
+    use sha2::Digest;
+    let mut stream = storage.open(at, None).await?;
+    let (mut hasher, mut bytes) = (sha2::Sha256::new(), 0u64);
+    while let Some(chunk) = stream.try_next().await? {
+        bytes += chunk.len() as u64;
+        hasher = tokio::task::spawn_blocking(move || {
+            hasher.update(&chunk);
+            hasher
+        })
+        .await
+        .map_err(|e| Error::new(ErrorKind::Unavailable, "cannot hash the object").with_source(e))?;
+    }
+    Ok(Fingerprint { bytes, sha256: crate::artifact::Sha256Digest(hasher.finalize().into()) })
+}
