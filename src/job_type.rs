@@ -7,10 +7,18 @@ crate::artifact::words! {
         RestoreBackup = "restore_backup",
         UndoRestore = "undo_restore",
         VerifyBackup = "verify_backup",
-        /// Drops the schema that a restore replaced, after the undo window.
+        /// Tidies up after a restore: drops what it replaced after the undo window, puts right what was lost half-way.
         DropReplaced = "drop_replaced",
     }
 }
 
 /// The same, as text, for queries.
-pub const KNOWN_TYPES: &[&str] = &["export_backup", "restore_backup", "undo_restore", "verify_backup", "drop_replaced"];
+pub const KNOWN_TYPES: &[&str] = &{
+    let mut words = [""; JobType::ALL.len()];
+    let mut at = 0;
+    while at < words.len() {
+        words[at] = JobType::ALL[at].as_str();
+        at += 1;
+    }
+    words
+};

@@ -313,3 +313,16 @@ async fn claims_use_the_index_however_many_jobs_have_ended() {
     .unwrap();
     assert!(plan.iter().any(|line| line.contains("idx_jobs_claim")), "{plan:#?}");
 }
+
+#[tokio::test]
+async fn the_index_that_keeps_one_job_per_project_knows_every_type() {
+    let pool = support::app::control_plane().await;
+    let definition: String =
+        sqlx::query_scalar("SELECT indexdef FROM pg_indexes WHERE indexname = 'idx_jobs_one_per_project'")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+    for known in JobType::ALL {
+        assert!(definition.contains(&format!("'{known}'")), "{known} is not in {definition}");
+    }
+}

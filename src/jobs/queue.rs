@@ -254,8 +254,12 @@ pub async fn claim(pool: &PgPool, worker: &str, lease_for: Duration) -> Result<O
                 let lease = Lease { job: job.job_id(), token };
                 return Ok(Some(Claimed { job, lease, was_lapsed: false }));
             }
-            Ok(None) => return Ok(None),
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {}
+            Ok(None) => {
+                transaction.rollback().await?;
+                return Ok(None);
+            }
+            // Ended here and not by a drop, which would keep the row locked, and skipped by others, until the connection is back.
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => transaction.rollback().await?,
             Err(error) => return Err(error.into()),
         }
     }
