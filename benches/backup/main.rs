@@ -10,6 +10,7 @@
 //! - `HOLDFAST_BENCH_EXTRA=no`: leave out the memory at twice the size, and the restores.
 //! - `HOLDFAST_BENCH_DATABASE_URL`: a server to use in place of the own one; the role must be a superuser, and the databases
 //!   `holdfast_bench` and `holdfast_bench_restore` are made there and dropped.
+//! - `HOLDFAST_BENCH_TRANSPORT=socket`: reach the own server through its Unix socket and not through TCP, for all contenders.
 //! - `TMPDIR`: where cluster and artifacts go; about five times the size is needed there.
 
 mod contender;

@@ -33,7 +33,10 @@ impl Server {
             Ok(url) => (None, url.parse().context("cannot read HOLDFAST_BENCH_DATABASE_URL")?),
             Err(_) => {
                 let cluster = EmbeddedCluster::open(&directory.join("server"), &tools).await?;
-                let info = cluster.connect_info("postgres");
+                let mut info = cluster.connect_info("postgres");
+                if !std::env::var("HOLDFAST_BENCH_TRANSPORT").is_ok_and(|transport| transport == "socket") {
+                    info.host = "127.0.0.1".to_owned();
+                }
                 (Some(cluster), info)
             }
         };

@@ -21,8 +21,11 @@ use crate::{
 
 /// What is handed from thread to thread.
 const CHUNK: usize = 256 << 10;
-/// Chunks on their way between the threads.
-const CHUNKS: usize = 8;
+/// Chunks on their way between the threads: 32 MiB, so that rows which are quick to format but slow to compress do not stop the dump at once,
+/// and the processors have something to do while the next rows are slow to format.
+const CHUNKS: usize = 128;
+/// Parts begin at a multiple of this many bytes in memory, so that a disk can take them without a copy.
+const PART_ALIGNMENT: usize = 4096;
 /// How many content bytes pass between two reports of progress.
 const REPORT_EVERY: u64 = 1 << 20;
 
@@ -47,7 +50,7 @@ pub(super) enum StreamError {
 
 enum Message {
     Chunk(Vec<u8>),
-    End(Fingerprint),
+    End,
     Failed(io::Error),
 }
 
@@ -76,8 +79,7 @@ fn read(
     used: &Receiver<Vec<u8>>,
     progress: &watch::Sender<Progress>,
 ) {
-    let mut content = Fingerprinter::default();
-    let mut reported = 0;
+    let (mut bytes, mut reported) = (0, 0);
     loop {
         let mut chunk = used.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
         chunk.resize(CHUNK, 0);
@@ -88,10 +90,10 @@ fn read(
                 return;
             }
         };
-        content.update(&chunk[..filled]);
+        bytes += filled as u64;
         let ended = filled < CHUNK;
-        if ended || content.bytes() - reported >= REPORT_EVERY {
-            reported = content.bytes();
+        if ended || bytes - reported >= REPORT_EVERY {
+            reported = bytes;
             progress.send_modify(|p| p.content_bytes = reported);
         }
         chunk.truncate(filled);
@@ -99,7 +101,7 @@ fn read(
             return;
         }
         if ended {
-            let _ = chunks.send(Message::End(content.finish()));
+            let _ = chunks.send(Message::End);
             return;
         }
     }
@@ -128,18 +130,28 @@ fn transform(
 ) -> Result<Outcome, StreamError> {
     let (cut, cut_in) = sync_channel(1);
     let size = usize::try_from(part.0).unwrap_or(usize::MAX).max(1);
-    let bottom = PartWriter { size, part: Vec::new(), parts, stored: Fingerprinter::default(), list: Vec::new(), cut };
+    let bottom = PartWriter {
+        size,
+        part: Vec::new(),
+        before: 0,
+        parts,
+        stored: Fingerprinter::default(),
+        list: Vec::new(),
+        cut,
+    };
     let mut sink = encode(options, Box::new(bottom)).map_err(StreamError::Encode)?;
+    let mut content = Fingerprinter::default();
     loop {
         match chunks.recv() {
             Ok(Message::Chunk(chunk)) => {
+                content.update(&chunk);
                 sink.write_all(&chunk).map_err(StreamError::Encode)?;
                 let _ = used.try_send(chunk);
             }
-            Ok(Message::End(content)) => {
+            Ok(Message::End) => {
                 sink.finish().map_err(StreamError::Encode)?;
                 let (stored, parts) = cut_in.recv().map_err(|_| StreamError::Encode(stopped()))?;
-                return Ok(Outcome { content, stored, parts });
+                return Ok(Outcome { content: content.finish(), stored, parts });
             }
             Ok(Message::Failed(error)) => return Err(StreamError::Read(error)),
             // The reading thread is gone without a word: whatever came is not all.
@@ -156,6 +168,8 @@ fn stopped() -> io::Error {
 struct PartWriter {
     size: usize,
     part: Vec<u8>,
+    /// Bytes in `part` before the first of its own.
+    before: usize,
     parts: mpsc::Sender<Bytes>,
     stored: Fingerprinter,
     list: Vec<Part>,
@@ -165,24 +179,24 @@ struct PartWriter {
 
 impl PartWriter {
     fn send(&mut self) -> io::Result<()> {
-        let part = std::mem::take(&mut self.part);
+        let part = Bytes::from(std::mem::take(&mut self.part)).slice(self.before..);
         self.stored.update(&part);
         self.list.push(Part { fingerprint: Fingerprint::of(&part) });
-        self.parts
-            .blocking_send(part.into())
-            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the upload was given up"))
+        self.parts.blocking_send(part).map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the upload was given up"))
     }
 }
 
 impl Write for PartWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.part.capacity() == 0 {
-            // Small artifacts need no whole part; a large one gets it at once.
-            self.part.reserve_exact(if self.list.is_empty() { self.size.min(1 << 20) } else { self.size });
+            // Whole at once, so that it never moves; of what is not written to, no memory is taken.
+            self.part.reserve_exact(self.size + PART_ALIGNMENT);
+            self.before = self.part.as_ptr().align_offset(PART_ALIGNMENT).min(PART_ALIGNMENT);
+            self.part.resize(self.before, 0);
         }
-        let taken = bytes.len().min(self.size - self.part.len());
+        let taken = bytes.len().min(self.size + self.before - self.part.len());
         self.part.extend_from_slice(&bytes[..taken]);
-        if self.part.len() == self.size {
+        if self.part.len() - self.before == self.size {
             self.send()?;
         }
         Ok(taken)
@@ -195,7 +209,7 @@ impl Write for PartWriter {
 
 impl Sink for PartWriter {
     fn finish(mut self: Box<Self>) -> io::Result<()> {
-        if !self.part.is_empty() {
+        if self.part.len() > self.before {
             self.send()?;
         }
         let Self { stored, list, cut, .. } = *self;

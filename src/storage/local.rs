@@ -4,10 +4,10 @@
 //! directory. Files are read and written on threads that may block.
 
 mod beneath;
+mod direct;
 
 use std::{
     fs::File,
-    io::Write,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt, unix::fs::FileExt},
     path::{Path, PathBuf},
     sync::{
@@ -21,7 +21,10 @@ use futures::{StreamExt, stream};
 use rustix::io::Errno;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use self::beneath::{Entry, OnMissing};
+use self::{
+    beneath::{Entry, OnMissing},
+    direct::DirectFile,
+};
 use super::*;
 use crate::artifact::MANIFEST_SUFFIX;
 
@@ -324,7 +327,8 @@ impl LocalStorage {
                 other => fault(context(), other),
             })?;
             let temporary = Temporary { directory, temporary, name, left: AtomicBool::new(false) };
-            Ok(LocalUpload { file: Arc::new(file), temporary: Arc::new(temporary), flushing: None, unflushed: 0 })
+            let file = Arc::new(DirectFile::new(file));
+            Ok(LocalUpload { file, temporary: Arc::new(temporary), flushing: None, unflushed: 0 })
         })
         .await
     }
@@ -356,7 +360,7 @@ impl Drop for Temporary {
 }
 
 struct LocalUpload {
-    file: Arc<File>,
+    file: Arc<DirectFile>,
     temporary: Arc<Temporary>,
     /// The disk at work on what was written; its error is told once, so it is asked.
     flushing: Option<JoinHandle<Result<(), Error>>>,
@@ -366,11 +370,11 @@ struct LocalUpload {
 impl LocalUpload {
     async fn write(&mut self, part: Bytes) -> Result<(), Error> {
         let (file, temporary) = (Arc::clone(&self.file), Arc::clone(&self.temporary));
-        self.unflushed += part.len() as u64;
-        blocking(move || {
-            (&*file).write_all(&part).map_err(|e| Error::from_io(format!("cannot write to {}", temporary.name), e))
+        let cached = blocking(move || {
+            file.append(&part).map_err(|e| Error::from_io(format!("cannot write to {}", temporary.name), e))
         })
         .await?;
+        self.unflushed += cached;
         if self.unflushed >= FLUSH_EVERY {
             self.flushed().await?;
             self.unflushed = 0;
@@ -391,7 +395,7 @@ impl LocalUpload {
     }
 }
 
-fn sync(file: &File, name: &ArtifactName) -> Result<(), Error> {
+fn sync(file: &DirectFile, name: &ArtifactName) -> Result<(), Error> {
     file.sync_data().map_err(|e| Error::from_io(format!("cannot make {name} durable"), e))
 }
 

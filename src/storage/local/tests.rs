@@ -35,7 +35,7 @@ async fn a_full_disk_is_told_and_the_temporary_file_is_gone() {
     let mut upload = storage.begin(&name("backups/acme/a.sql"), LeaseToken::generate()).await.unwrap();
     assert_eq!(files(&storage.root).len(), 1);
     // The kernel's own full device: the same write, the same ENOSPC, for every user on every machine.
-    upload.file = Arc::new(File::options().write(true).open("/dev/full").unwrap());
+    upload.file = Arc::new(DirectFile::new(File::options().write(true).open("/dev/full").unwrap()));
     let error = upload.put(Bytes::from_static(b"data")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Full);
     assert!(error.to_string().contains("no space"), "{error}");
