@@ -1,6 +1,6 @@
 # What people run. `make demo` and `make test` work on a fresh Debian or Ubuntu with Rust.
 
-.PHONY: demo test bench regenerate check-licenses setup
+.PHONY: demo demo-telegram test test-slow bench regenerate check-licenses setup
 
 # A debug build: there sooner than a release build (from nothing 4 min 40 s on two cores). The dependencies, which do the heavy work,
 # are optimised in it as well (`profile.dev.package` in Cargo.toml).
@@ -8,10 +8,18 @@ demo: setup
 	@cargo build --locked
 	@cargo run --quiet --locked -- demo $(DEMO_ARGS)
 
+# A backup to a Telegram channel and back, with a stand-in of the Bot API: no account is needed.
+demo-telegram: setup
+	@scripts/demo-telegram
+
 test: setup
 	@scripts/test
 
-bench: setup
+test-slow: setup
+	@scripts/test-slow
+
+bench:
+	@scripts/setup bench
 	@cargo bench --locked --bench backup -- $(BENCH_ARGS)
 
 regenerate: setup

@@ -9,9 +9,10 @@ use crate::{
     clock::Clock,
     config::Config,
     db,
+    history::PgLedger,
     keyring::Keyring,
     postgres::{connect::ConnectInfo, tools::Tools},
-    storage::{self, Storage},
+    storage::{self, Ledger, Storage},
 };
 
 /// Opened once per process and shared by reference.
@@ -47,10 +48,12 @@ impl App {
         let pool = db::connect(&control, &config.database)
             .await
             .map_err(|source| OpenError::ControlPlane { at: control.to_string(), source })?;
+        let ledger: Arc<dyn Ledger> = Arc::new(PgLedger::new(pool.clone()));
         let mut storages = BTreeMap::new();
         for (name, storage) in &config.storages {
-            let opened =
-                storage::open(storage).await.map_err(|source| OpenError::Storage { name: name.clone(), source })?;
+            let opened = storage::open(name, storage, &ledger)
+                .await
+                .map_err(|source| OpenError::Storage { name: name.clone(), source })?;
             storages.insert(name.clone(), opened);
         }
         Ok(Self {

@@ -117,29 +117,31 @@ words! {
 /// Everything that decides how the content's bytes become the stored bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Encoding {
-    pub format: Format,
+    /// `None`: not a dump, but a file as another program handed it over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
     pub compression: Compression,
     pub encryption: Encryption,
 }
 
 impl Encoding {
-    /// The file's extension: `sql`, `sql.gz`, `tar.zst.age`, `dump.age`, …
+    /// The file's extension: `sql`, `sql.gz`, `tar.zst.age`, `dump.age`, … A file that is no dump has its own before it: `age`.
     pub fn extension(&self) -> String {
-        let mut extension = String::from(match self.format {
+        let format = self.format.map(|format| match format {
             Format::Sql => "sql",
             Format::Tar => "tar",
             Format::Custom => "dump",
         });
-        extension.push_str(match self.compression {
-            Compression::None => "",
-            Compression::Gzip => ".gz",
-            Compression::Zstd => ".zst",
-        });
-        extension.push_str(match self.encryption {
-            Encryption::None => "",
-            Encryption::Age => ".age",
-        });
-        extension
+        let compression = match self.compression {
+            Compression::None => None,
+            Compression::Gzip => Some("gz"),
+            Compression::Zstd => Some("zst"),
+        };
+        let encryption = match self.encryption {
+            Encryption::None => None,
+            Encryption::Age => Some("age"),
+        };
+        [format, compression, encryption].into_iter().flatten().collect::<Vec<_>>().join(".")
     }
 }
 
@@ -286,9 +288,11 @@ mod tests {
     #[test]
     fn extensions_name_every_transform_in_order() {
         let encoding = |format, compression, encryption| Encoding { format, compression, encryption }.extension();
-        assert_eq!(encoding(Format::Sql, Compression::Gzip, Encryption::None), "sql.gz");
-        assert_eq!(encoding(Format::Tar, Compression::Zstd, Encryption::Age), "tar.zst.age");
-        assert_eq!(encoding(Format::Custom, Compression::None, Encryption::Age), "dump.age");
+        assert_eq!(encoding(Some(Format::Sql), Compression::Gzip, Encryption::None), "sql.gz");
+        assert_eq!(encoding(Some(Format::Tar), Compression::Zstd, Encryption::Age), "tar.zst.age");
+        assert_eq!(encoding(Some(Format::Custom), Compression::None, Encryption::Age), "dump.age");
+        assert_eq!(encoding(None, Compression::None, Encryption::Age), "age");
+        assert_eq!(encoding(None, Compression::None, Encryption::None), "");
     }
 
     #[test]

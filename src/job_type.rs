@@ -9,6 +9,10 @@ crate::artifact::words! {
         VerifyBackup = "verify_backup",
         /// Tidies up after a restore: drops what it replaced after the undo window, puts right what was lost half-way.
         DropReplaced = "drop_replaced",
+        /// Makes the copies of a backup that are missing or damaged from one that is good. Touches no tenant, and may take hours.
+        RepairCopies = "repair_copies",
+        /// Deletes a backup: every copy in every storage, confirmed.
+        DeleteBackup = "delete_backup",
     }
 }
 

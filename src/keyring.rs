@@ -132,6 +132,22 @@ fn database_context(name: &str) -> String {
     format!("database {name}")
 }
 
+/// Whom backups are encrypted to, for a program that only sends: as configured, else to the identity that is there. No key is made, because a
+/// second installation of one control plane would make another one than the first.
+///
+/// # Errors
+/// A key file cannot be read, or a key is not valid.
+pub fn recipients(config: &Config) -> Result<Vec<age::x25519::Recipient>, KeyringError> {
+    let configured = keys::parse_recipients(&config.encryption.recipients).map_err(KeyringError::Recipients)?;
+    let identity = KeyFiles::of(config).identity;
+    match (config.encryption.enabled, configured.is_empty()) {
+        (false, _) => Ok(Vec::new()),
+        (true, false) => Ok(configured),
+        (true, true) if config.encryption.identity_file.is_none() && !identity.exists() => Ok(Vec::new()),
+        (true, true) => Ok(keys::load_identities(&identity)?.recipients()),
+    }
+}
+
 /// The secret that signs tokens: as configured, else the data directory's own, made when missing.
 ///
 /// # Errors

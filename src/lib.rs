@@ -27,6 +27,7 @@ pub mod demo;
 pub mod history;
 pub mod http;
 pub mod ids;
+pub mod integration;
 pub mod job_type;
 pub mod jobs;
 pub mod keyring;

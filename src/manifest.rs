@@ -57,8 +57,36 @@ pub struct Part {
 pub struct Body {
     /// Size and SHA-256 of the dump before compression and encryption.
     pub content: Fingerprint,
+    /// What it holds, under the name of its kind.
+    #[serde(flatten)]
+    pub holds: Content,
+}
+
+impl Body {
+    /// What a `database` backup holds; `None` for every other kind.
+    pub fn database(&self) -> Option<&DatabaseContent> {
+        match &self.holds {
+            Content::Database(content) => Some(content),
+            Content::File(_) => None,
+        }
+    }
+}
+
+/// What a backup holds. JSON has one member, named like the variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
     /// What was dumped, as counted in the snapshot that the dump used.
-    pub database: DatabaseContent,
+    Database(DatabaseContent),
+    /// A file that another program handed over as it was.
+    File(FileContent),
+}
+
+/// A file as it was handed over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FileContent {
+    /// What the program that handed it over calls it.
+    pub file_name: String,
 }
 
 /// What a `database` backup holds.

@@ -91,6 +91,7 @@ fn rows() -> Vec<Row> {
         read("GET /api/backup/{id}/history", Object::Backup, NotFound),
         Row { refusal: Some("downloaded"), ..read("GET /api/backup/{id}/download", Object::Backup, NotFound) },
         write("POST /api/backup/{id}/verify", Object::Backup, Some(|_| json!({ "depth": "head" })), "verify_requested"),
+        write("DELETE /api/backup/{id}", Object::Backup, None, "delete_requested"),
         read("GET /api/jobs", Object::Nothing, Empty),
         read("GET /api/jobs/{id}", Object::EndedJob, NotFound),
         read("GET /api/jobs/{id}/events", Object::EndedJob, NotFound),

@@ -131,6 +131,11 @@ fn every_command_helps_with_an_example() {
         "list",
         "show",
         "download",
+        "delete",
+        "storage list",
+        "storage test",
+        "storage sweep",
+        "catalog rebuild",
         "job list",
         "job show",
         "job cancel",
@@ -229,7 +234,7 @@ async fn a_configured_control_plane_is_migrated_only_when_asked() {
             refused.stderr
         );
     }
-    assert_eq!(holdfast.run(&["migrate", "--json"]).expect(0).json()["applied"], 1);
+    assert_eq!(holdfast.run(&["migrate", "--json"]).expect(0).json()["applied"], 2);
     assert_eq!(holdfast.run(&["migrate", "--json"]).expect(0).json()["applied"], 0);
     holdfast.run(&["migrate", "--check"]).expect(0);
     assert_eq!(holdfast.run(&["list", "--json"]).expect(0).json(), serde_json::json!([]));
@@ -372,6 +377,109 @@ async fn with_wait_a_command_does_its_own_work_when_no_worker_is_alive() {
     let damaged = holdfast.run(&["verify", "latest:acme", "--depth", "read", "--json"]).expect(6);
     assert_eq!(damaged.json()["good"], false);
     assert!(damaged.stderr.contains("backup.damaged"), "{}", damaged.stderr);
+}
+
+#[tokio::test]
+async fn storages_are_listed_tested_and_swept_and_a_backup_leaves_them_for_good() {
+    let (holdfast, info) = Holdfast::on_fresh_database().await;
+    let root = holdfast.path("copies");
+    let toml = format!(
+        "[storages.near]\ntype = \"local\"\nroot = \"{root}/near\"\n[storages.far]\ntype = \"local\"\nroot = \"{root}/far\"\n"
+    );
+    std::fs::write(holdfast.path("holdfast.toml"), toml).unwrap();
+    let mut connection = support::connect(&info).await;
+    connection.execute("CREATE SCHEMA tenant_acme; CREATE TABLE tenant_acme.t AS SELECT 1 AS x").await.unwrap();
+    holdfast.run(&["migrate"]).expect(0);
+    holdfast.run(&["project", "add", "acme", "--name", "Acme"]).expect(0);
+    let backup =
+        holdfast.run(&["backup", "acme", "--storage", "near", "--storage", "far", "--wait", "--json"]).expect(0);
+    let backup = backup.json();
+    let id = backup["id"].as_str().unwrap();
+
+    let listed = holdfast.run(&["storage", "list", "--json"]).expect(0).json();
+    let names: Vec<&str> = listed.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["far", "near"]);
+    assert_eq!(
+        (&listed[1]["type"], &listed[1]["place"], &listed[1]["good_copies"], &listed[1]["good_bytes"]),
+        (&"local".into(), &format!("{root}/near").into(), &1.into(), &backup["size"])
+    );
+    let table = holdfast.run(&["storage", "list"]).expect(0).stdout;
+    assert!(table.contains("GOOD COPIES") && table.contains(&format!("{root}/far")), "{table}");
+    let tested = holdfast.run(&["storage", "test", "near", "--json"]).expect(0).json();
+    assert_eq!((&tested["good"], tested["seen"].as_array().map(Vec::is_empty)), (&true.into(), Some(false)));
+    assert!(holdfast.run(&["storage", "test", "near", "--thorough"]).expect(0).stdout.contains("storage near is good"));
+    let unknown = holdfast.run(&["storage", "test", "nowhere"]).expect(2);
+    assert!(unknown.stderr.contains("Configured storages: far, near."), "{}", unknown.stderr);
+
+    // A copy by its storage's name, and no other in its place; without a name the next one is taken.
+    let name = backup["file_name"].as_str().unwrap();
+    let near = std::path::PathBuf::from(format!("{root}/near/backups/acme/{name}"));
+    std::fs::remove_file(&near).unwrap();
+    holdfast.run(&["download", id, "--from", "near", "--output", "a"]).expect(3);
+    holdfast.run(&["download", id, "--from", "far", "--output", "a"]).expect(0);
+    let fetched = holdfast.run(&["download", id, "--output", "b", "--json"]).expect(0);
+    assert_eq!(fetched.json()["storage"], "far");
+    assert_eq!(std::fs::read(holdfast.path("a")).unwrap(), std::fs::read(holdfast.path("b")).unwrap());
+    std::fs::copy(holdfast.path("a"), &near).unwrap();
+
+    // The control plane forgets it: the storage tells.
+    connection.execute("DELETE FROM control_plane.backups").await.unwrap();
+    let dry = holdfast.run(&["catalog", "rebuild", "--dry-run", "--json"]).expect(0).json();
+    assert_eq!((&dry["dry_run"], &dry["storages"][0]["backups"]), (&true.into(), &1.into()));
+    holdfast.run(&["show", id]).expect(3);
+    let swept = holdfast.run(&["storage", "sweep", "near", "--json"]).expect(0).json();
+    assert_eq!((&swept["removed"], &swept["backups"], &swept["copies"]), (&0.into(), &1.into(), &1.into()));
+    let rebuilt = holdfast.run(&["catalog", "rebuild"]).expect(0).stdout;
+    assert!(rebuilt.contains("MANIFESTS") && !rebuilt.contains("nothing was written"), "{rebuilt}");
+    let shown = holdfast.run(&["show", id, "--json"]).expect(0).json();
+    assert_eq!((&shown["status"], shown["copies"].as_array().map(Vec::len)), (&"completed".into(), Some(2)));
+    let foreign = format!("{root}/far/backups/acme/foreign.manifest.json");
+    std::fs::write(&foreign, "{}").unwrap();
+    let told = holdfast.run(&["catalog", "rebuild", "--storage", "far"]).expect(6);
+    assert!(told.stderr.contains("foreign.manifest.json"), "{}", told.stderr);
+    std::fs::remove_file(&foreign).unwrap();
+
+    let plan = holdfast.run(&["delete", id, "--dry-run", "--json"]).expect(0).json();
+    assert_eq!((&plan["dry_run"], plan["copies"].as_array().map(Vec::len)), (&true.into(), Some(2)));
+    let refused = holdfast.run(&["delete", id]).expect(2);
+    assert!(refused.stderr.contains("nothing was done") && refused.stderr.contains("--confirm"), "{}", refused.stderr);
+    let deleted = holdfast.run(&["delete", id, "--confirm", "--wait", "--json"]).expect(0).json();
+    assert_eq!((&deleted["status"], &deleted["remains"]), (&"completed".into(), &serde_json::json!([])));
+    assert_eq!(deleted["deleted"].as_array().map(Vec::len), Some(2));
+    assert_eq!(walk(Path::new(&root)), Vec::<String>::new());
+    holdfast.run(&["delete", id, "--confirm"]).expect(3);
+    let past = holdfast.run(&["show", id, "--json"]).expect(0).json();
+    assert_eq!(
+        (&past["status"], &past["project_id"], &past["remains"]),
+        (&"deleted".into(), &"acme".into(), &serde_json::json!([]))
+    );
+    assert!(holdfast.run(&["show", id]).expect(0).stdout.contains("delete_requested"));
+
+    // One copy is out of reach: its storage is no longer configured.
+    let backup = holdfast.run(&["backup", "acme", "--wait", "--json"]).expect(0).json();
+    let id = backup["id"].as_str().unwrap();
+    std::fs::write(
+        holdfast.path("holdfast.toml"),
+        format!("[storages.near]\ntype = \"local\"\nroot = \"{root}/near\"\n"),
+    )
+    .unwrap();
+    let stuck = holdfast.run(&["delete", id, "--confirm", "--wait"]).expect(4);
+    assert!(stuck.stdout.contains("not deleted, failed"), "{}", stuck.stdout);
+    assert!(stuck.stderr.contains("storage far: it is no longer configured"), "{}", stuck.stderr);
+    let listed = holdfast.run(&["storage", "list"]).expect(0).stdout;
+    assert!(listed.lines().any(|line| line.starts_with("far ") && line.contains("not configured")), "{listed}");
+    holdfast.run(&["download", id, "--output", "c"]).expect(2);
+
+    // A place that cannot be one.
+    std::fs::write(
+        holdfast.path("holdfast.toml"),
+        format!("[storages.bad]\ntype = \"local\"\nroot = \"{root}/near/a/b\"\n"),
+    )
+    .unwrap();
+    std::fs::remove_dir_all(format!("{root}/near")).unwrap();
+    std::fs::write(format!("{root}/near"), "a file").unwrap();
+    let broken = holdfast.run(&["storage", "test", "bad"]).expect(1);
+    assert!(broken.stderr.contains("storage \"bad\""), "{}", broken.stderr);
 }
 
 #[tokio::test]

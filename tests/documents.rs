@@ -34,7 +34,7 @@ fn every_command_in_the_documents_exists_with_its_options() {
         for command in commands(document) {
             let words: Vec<&str> = command.split_whitespace().collect();
             let mut path: Vec<&str> = words.iter().copied().take(1).collect();
-            if matches!(path[0], "project" | "job" | "key" | "token") {
+            if matches!(path[0], "project" | "job" | "key" | "token" | "storage" | "catalog") {
                 path.push(words[1]);
             }
             let output = Command::new(env!("CARGO_BIN_EXE_holdfast")).args(&path).arg("--help").output().unwrap();

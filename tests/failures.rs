@@ -146,15 +146,19 @@ async fn a_cut_or_altered_artifact_is_refused_before_the_target_is_touched() {
             ("longer", &longer[..]),
         ] {
             std::fs::write(&path, bytes).unwrap();
-            sqlx::query("UPDATE control_plane.backup_copies SET status = 'good'")
-                .execute(&test.app.pool)
-                .await
-                .unwrap();
+            for sql in [
+                "UPDATE control_plane.backup_copies SET status = 'good'",
+                "UPDATE control_plane.backups SET status = 'completed', message = NULL",
+            ] {
+                test.app.pool.execute(sql).await.unwrap();
+            }
             let job = test.restore(&backup).await;
             assert_eq!((job.status.as_str(), job.attempts), ("failed", 1), "{what}: {:?}", job.error_message);
             assert!(job.error_message.unwrap().contains("damaged"), "{what}");
             let copies = history::copies(&test.app.pool, &[backup.id]).await.unwrap();
             assert_eq!(copies[0].status, "damaged", "{what}");
+            let now = history::get(&test.app.pool, &everything(), backup.backup_id()).await.unwrap();
+            assert_eq!(now.status, "damaged", "{what}: no copy is good any more");
             let oid_now: i64 = sqlx::query_scalar(oid).fetch_one(&mut connection).await.unwrap();
             assert_eq!(oid_now, oid_before, "{what}: the schema was never moved");
         }
@@ -320,7 +324,7 @@ async fn lose_the_end_of(test: &TestApp, job: &Job) {
 }
 
 #[tokio::test]
-async fn a_backup_that_a_lost_worker_had_stored_is_taken_over_and_a_copy_that_is_missing_is_named() {
+async fn a_backup_that_a_lost_worker_had_stored_is_taken_over_and_a_copy_that_is_missing_is_named_and_made_again() {
     let test = TestApp::with(|config| {
         let root = config.data_dir.join("storage");
         for name in ["first", "second"] {
@@ -352,16 +356,29 @@ async fn a_backup_that_a_lost_worker_had_stored_is_taken_over_and_a_copy_that_is
     let job = test.run(job.job_id()).await;
     assert_eq!(job.status, "completed", "{:?}", job.error_message);
     let after = backup_of(&test, &job).await;
-    assert!(after.message.unwrap().contains("second"), "the copy that is missing is named");
+    let events = history::events(&test.app.pool, &everything(), after.backup_id()).await.unwrap();
+    let completed = events.iter().rfind(|event| event.event == "completed").unwrap();
+    assert_eq!(
+        completed.detail["storages_missing"],
+        serde_json::json!(["second"]),
+        "the copy that is missing is named"
+    );
+    assert_eq!(completed.detail["copies_missing"], 1);
+
+    let repair: uuid::Uuid = sqlx::query_scalar("SELECT id FROM control_plane.jobs WHERE type = 'repair_copies'")
+        .fetch_one(&test.app.pool)
+        .await
+        .unwrap();
+    let job = test.run(repair.into()).await;
+    assert_eq!(job.status, "completed", "{:?}", job.error_message);
     let copies: Vec<(String, String)> = history::copies(&test.app.pool, &[after.id])
         .await
         .unwrap()
         .into_iter()
         .map(|copy| (copy.storage, copy.status))
         .collect();
-    assert_eq!(copies, [("first".to_owned(), "good".to_owned()), ("second".to_owned(), "failed".to_owned())]);
-    let left = test.stored_files();
-    assert!(left.iter().all(|path| path.to_string_lossy().contains("/first/")), "no half a copy is left: {left:#?}");
+    assert_eq!(copies, [("first".to_owned(), "good".to_owned()), ("second".to_owned(), "good".to_owned())]);
+    assert_eq!(test.stored_files(), files, "made from the other copy");
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! The API's shapes, and what it does with requests that are wrong, repeated or hostile.
 
 mod api;
+#[path = "http/deletion.rs"]
+mod deletion;
 #[path = "http/downloads.rs"]
 mod downloads;
 #[path = "http/events.rs"]

@@ -21,13 +21,13 @@ use holdfast::{
     artifact::{ArtifactName, BackupType, Compression, Encoding, Encryption, Fingerprint, Format},
     byte_size::ByteSize,
     ids::{BackupId, LeaseToken},
-    manifest::{Body, DatabaseContent, DumpScope, Head, Manifest, Requirements, VERSION},
+    manifest::{Body, Content, DatabaseContent, DumpScope, Head, Manifest, Requirements, VERSION},
     pipeline::{
-        BackupRun, FetchError, PipelineError, Progress, Stage, Stored, back_up, check, check_seal, content,
-        publish_manifest, read_manifest, read_manifest_file, spool,
+        BackupRun, CopyProgress, CopyState, FetchError, PipelineError, Progress, Stage, Stored, back_up, check,
+        check_seal, content, publish_manifest, read_manifest, read_manifest_file, spool,
     },
     source::{Source, SourceError, SourceReport},
-    storage::{ErrorKind, Limits, Locator, Storage, local::LocalStorage, memory::MemoryStorage, put_whole},
+    storage::{ErrorKind, Limits, Locator, Pace, Storage, local::LocalStorage, memory::MemoryStorage, put_whole},
     transform::{EncodeOptions, Identities},
 };
 use tokio::sync::watch;
@@ -89,7 +89,7 @@ impl Source for Script {
     }
     async fn finish(self: Box<Self>) -> Result<SourceReport, SourceError> {
         (self.at_finish)();
-        self.finish.map(|()| SourceReport { database: database() })
+        self.finish.map(|()| SourceReport { holds: Content::Database(database()) })
     }
     async fn abort(self: Box<Self>) {
         self.aborted.store(true, Ordering::SeqCst);
@@ -129,14 +129,19 @@ fn identity() -> age::x25519::Identity {
 }
 
 fn encoding(compression: Compression, encryption: Encryption) -> Encoding {
-    Encoding { format: Format::Sql, compression, encryption }
+    Encoding { format: Some(Format::Sql), compression, encryption }
 }
 
 const ENCODING: Encoding =
-    Encoding { format: Format::Sql, compression: Compression::Zstd, encryption: Encryption::Age };
+    Encoding { format: Some(Format::Sql), compression: Compression::Zstd, encryption: Encryption::Age };
 
 fn memory() -> MemoryStorage {
-    MemoryStorage::with_limits(Limits { part: ByteSize::kib(100), parts_in_flight: 1, artifact: None })
+    MemoryStorage::with_limits(Limits {
+        part: ByteSize::kib(100),
+        parts_in_flight: 1,
+        artifact: None,
+        pace: Pace::Streamed,
+    })
 }
 
 fn name() -> ArtifactName {
@@ -156,6 +161,7 @@ fn run(source: Script, storages: Vec<Arc<dyn Storage>>) -> BackupRun {
         storages: storages.into_iter().enumerate().map(|(i, storage)| (format!("storage-{i}"), storage)).collect(),
         name: name(),
         attempt: LeaseToken::generate(),
+        caption: None,
         max_size: ByteSize::gib(10),
         timeout: Duration::from_secs(600),
         verify_read_back: false,
@@ -238,8 +244,11 @@ async fn every_encoding_reaches_every_storage_and_comes_back() {
                 assert!(read_copy(&*storage, &copy.locator, &stored, encoding).await == dump());
             }
             assert_eq!(one.uploads_open(), 0);
-            let last = *progress.borrow();
+            let last = progress.borrow().clone();
             assert_eq!(last.stage, Stage::ReadingBack);
+            let done = CopyProgress { stored_bytes: stored.stored.bytes, state: CopyState::Done, message: None };
+            let each = ["storage-0", "storage-1"].map(|name| (name.to_owned(), done.clone()));
+            assert_eq!(last.storages, each.into());
             assert_eq!((last.content_bytes, last.stored_bytes), (stored.content.bytes, stored.stored.bytes));
         }
     }
@@ -273,8 +282,16 @@ async fn a_storage_that_fails_is_left_out_and_the_others_go_on() {
         let (bad, good) = (memory(), memory());
         let mut run = run(Script::new(io::Cursor::new(dump())), vec![faulty(&bad, fault), arc(&good)]);
         run.verify_read_back = true;
+        let progress = run.progress.subscribe();
         let stored = back_up(run).await.unwrap();
         assert_eq!(stored.copies.len(), 1, "{fault:?}");
+        let told = progress.borrow().storages.clone();
+        assert_eq!(
+            (told["storage-0"].state, told["storage-1"].state),
+            (CopyState::Failed, CopyState::Done),
+            "{fault:?}"
+        );
+        assert!(told["storage-0"].message.is_some(), "{fault:?}");
         assert_eq!(stored.copies[0].storage, "storage-1");
         assert_eq!(stored.failed_copies.len(), 1);
         assert_eq!(stored.failed_copies[0].0, "storage-0");
@@ -444,6 +461,7 @@ async fn a_storages_own_limit_leaves_that_storage_out() {
         part: ByteSize::kib(100),
         parts_in_flight: 1,
         artifact: Some(ByteSize::kib(250)),
+        pace: Pace::Streamed,
     });
     let large = memory();
     let stored = back_up(run(Script::new(io::Cursor::new(dump())), vec![arc(&small), arc(&large)])).await.unwrap();
@@ -592,7 +610,7 @@ fn manifest(encryption: Encryption) -> Manifest {
             created_at: chrono::DateTime::UNIX_EPOCH,
             expires_at: None,
         },
-        body: Body { content: Fingerprint::of(b"content"), database: database() },
+        body: Body { content: Fingerprint::of(b"content"), holds: Content::Database(database()) },
     }
 }
 

@@ -2,6 +2,10 @@
 
 #[path = "support/faulty_storage.rs"]
 mod faulty_storage;
+#[path = "support/s3_server.rs"]
+mod s3_server;
+#[path = "support/telegram_stand_in/mod.rs"]
+mod telegram_stand_in;
 
 use std::{any::Any, future::Future, sync::Arc};
 
@@ -10,10 +14,12 @@ use futures::TryStreamExt;
 use holdfast::{
     artifact::{ArtifactName, Fingerprint},
     byte_size::ByteSize,
+    config::{ChatId, Secret, TelegramStorageConfig},
     ids::LeaseToken,
     storage::{
-        ByteRange, Deletion, Error, ErrorKind, Locator, Storage, fingerprint, get_whole, local::LocalStorage,
-        memory::MemoryStorage, put_whole,
+        ByteRange, Deletion, Error, ErrorKind, Locator, NewObject, ProbeDepth, Storage, fingerprint, get_whole,
+        ledger::InMemoryLedger, local::LocalStorage, memory::MemoryStorage, put_whole, s3::S3Storage,
+        telegram::TelegramStorage,
     },
 };
 
@@ -29,6 +35,35 @@ async fn memory() -> Made {
 async fn local() -> Made {
     let directory = tempfile::tempdir().unwrap();
     (Arc::new(LocalStorage::open(&directory.path().join("root")).await.unwrap()), Box::new(directory))
+}
+
+async fn s3() -> Made {
+    let server = s3_server::S3Server::start().await;
+    let storage = S3Storage::open("bucket", &server.config(), Arc::new(InMemoryLedger::default())).unwrap();
+    (Arc::new(storage), Box::new(server))
+}
+
+/// The bucket of `scripts/s3-gateway`, below a prefix that nobody else has.
+#[cfg(feature = "slow-tests")]
+async fn gateway() -> Made {
+    let endpoint = std::env::var("HOLDFAST_TEST_S3_ENDPOINT").expect("run by scripts/test-slow");
+    let prefix = LeaseToken::generate().to_string();
+    let config = holdfast::config::S3StorageConfig { prefix, ..s3_server::config_at(&endpoint) };
+    (Arc::new(S3Storage::open("bucket", &config, Arc::new(InMemoryLedger::default())).unwrap()), Box::new(()))
+}
+
+async fn telegram() -> Made {
+    let bot_api = telegram_stand_in::StandIn::start().await;
+    bot_api.control().set_pacing(false);
+    let config = TelegramStorageConfig {
+        base_url: bot_api.base_url().to_string(),
+        messages_per_minute: 0,
+        // The contract's objects are not encrypted.
+        allow_plaintext: true,
+        ..TelegramStorageConfig::new(Secret::new(bot_api.token()), ChatId::Number(bot_api.chat_id()))
+    };
+    let storage = TelegramStorage::new("channel", &config, Arc::new(InMemoryLedger::default())).unwrap();
+    (Arc::new(storage), Box::new(bot_api))
 }
 
 async fn wrapped() -> Made {
@@ -75,6 +110,10 @@ macro_rules! contract {
 
 contract!(in_memory, super::memory);
 contract!(in_a_directory, super::local);
+contract!(in_s3, super::s3);
+contract!(in_telegram, super::telegram);
+#[cfg(feature = "slow-tests")]
+contract!(in_a_second_s3, super::gateway);
 contract!(in_a_wrapper_without_a_fault, super::wrapped);
 
 async fn with<F: Future<Output = ()>>((storage, _kept): Made, test: impl FnOnce(Arc<dyn Storage>) -> F) {
@@ -98,7 +137,7 @@ async fn read(storage: &dyn Storage, at: &Locator) -> Vec<u8> {
 }
 
 async fn what_is_written_in_parts_reads_back_as_one(storage: Arc<dyn Storage>) {
-    let mut upload = storage.create(&name("backups/acme/a.sql"), attempt()).await.unwrap();
+    let mut upload = storage.create(NewObject::new(&name("backups/acme/a.sql"), attempt())).await.unwrap();
     let mut expected = Vec::new();
     for part in 0..5u8 {
         let bytes = vec![part; 100_000 + usize::from(part)];
@@ -112,14 +151,14 @@ async fn what_is_written_in_parts_reads_back_as_one(storage: Arc<dyn Storage>) {
 }
 
 async fn an_empty_object_is_an_object(storage: Arc<dyn Storage>) {
-    let at = storage.create(&name("empty"), attempt()).await.unwrap().commit().await.unwrap();
+    let at = storage.create(NewObject::new(&name("empty"), attempt())).await.unwrap().commit().await.unwrap();
     assert_eq!(storage.stat(&at).await.unwrap().bytes, 0);
     assert!(read(&*storage, &at).await.is_empty());
 }
 
 async fn nothing_is_visible_before_the_commit(storage: Arc<dyn Storage>) {
     let key = name("a/b.manifest.json");
-    let mut upload = storage.create(&key, attempt()).await.unwrap();
+    let mut upload = storage.create(NewObject::new(&key, attempt())).await.unwrap();
     upload.put(Bytes::from_static(b"half")).await.unwrap();
     assert_eq!(storage.find(&key).await.unwrap(), None);
     assert!(storage.manifests().try_collect::<Vec<_>>().await.unwrap().is_empty());
@@ -129,7 +168,7 @@ async fn nothing_is_visible_before_the_commit(storage: Arc<dyn Storage>) {
 
 async fn an_abort_leaves_nothing(storage: Arc<dyn Storage>) {
     let key = name("a/b.sql");
-    let mut upload = storage.create(&key, attempt()).await.unwrap();
+    let mut upload = storage.create(NewObject::new(&key, attempt())).await.unwrap();
     upload.put(Bytes::from_static(b"half")).await.unwrap();
     upload.abort().await;
     assert_eq!(storage.find(&key).await.unwrap(), None);
@@ -138,7 +177,7 @@ async fn an_abort_leaves_nothing(storage: Arc<dyn Storage>) {
 
 async fn a_dropped_upload_publishes_nothing(storage: Arc<dyn Storage>) {
     let key = name("a/b.sql");
-    let mut upload = storage.create(&key, attempt()).await.unwrap();
+    let mut upload = storage.create(NewObject::new(&key, attempt())).await.unwrap();
     upload.put(Bytes::from_static(b"half")).await.unwrap();
     drop(upload);
     assert_eq!(storage.find(&key).await.unwrap(), None);
@@ -146,13 +185,13 @@ async fn a_dropped_upload_publishes_nothing(storage: Arc<dyn Storage>) {
 
 async fn a_taken_name_is_refused_at_the_beginning(storage: Arc<dyn Storage>) {
     let at = put(&*storage, "taken", b"first").await.unwrap();
-    let error = storage.create(&name("taken"), attempt()).await.err().unwrap();
+    let error = storage.create(NewObject::new(&name("taken"), attempt())).await.err().unwrap();
     assert_eq!(error.kind, ErrorKind::Exists);
     assert_eq!(read(&*storage, &at).await, b"first");
 }
 
 async fn a_commit_never_overwrites(storage: Arc<dyn Storage>) {
-    let mut late = storage.create(&name("raced"), attempt()).await.unwrap();
+    let mut late = storage.create(NewObject::new(&name("raced"), attempt())).await.unwrap();
     late.put(Bytes::from_static(b"late")).await.unwrap();
     let at = put(&*storage, "raced", b"early").await.unwrap();
     assert_eq!(late.commit().await.unwrap_err().kind, ErrorKind::Exists);
@@ -165,7 +204,7 @@ async fn of_many_commits_to_one_name_exactly_one_wins(storage: Arc<dyn Storage>)
     for number in 0..8u8 {
         let (storage, barrier) = (Arc::clone(&storage), Arc::clone(&barrier));
         tasks.spawn(async move {
-            let mut upload = storage.create(&name("dir/raced"), attempt()).await.unwrap();
+            let mut upload = storage.create(NewObject::new(&name("dir/raced"), attempt())).await.unwrap();
             upload.put(vec![number; 1000].into()).await.unwrap();
             barrier.wait().await;
             (number, upload.commit().await)
@@ -217,7 +256,7 @@ async fn a_range_beyond_the_end_is_refused(storage: Arc<dyn Storage>) {
 
 async fn a_part_of_the_largest_size_can_be_read_back(storage: Arc<dyn Storage>) {
     let part = vec![7u8; storage.limits().part.0 as usize];
-    let mut upload = storage.create(&name("large"), attempt()).await.unwrap();
+    let mut upload = storage.create(NewObject::new(&name("large"), attempt())).await.unwrap();
     upload.put(part.clone().into()).await.unwrap();
     let at = upload.commit().await.unwrap();
     assert_eq!(fingerprint(&*storage, &at).await.unwrap(), Fingerprint::of(&part));
@@ -225,7 +264,7 @@ async fn a_part_of_the_largest_size_can_be_read_back(storage: Arc<dyn Storage>) 
 
 async fn a_part_beyond_the_largest_size_is_refused(storage: Arc<dyn Storage>) {
     let part = vec![7u8; storage.limits().part.0 as usize + 1];
-    let mut upload = storage.create(&name("too-large"), attempt()).await.unwrap();
+    let mut upload = storage.create(NewObject::new(&name("too-large"), attempt())).await.unwrap();
     assert_eq!(upload.put(part.into()).await.unwrap_err().kind, ErrorKind::TooLarge);
     upload.abort().await;
     assert_eq!(storage.find(&name("too-large")).await.unwrap(), None);
@@ -249,7 +288,7 @@ async fn every_manifest_is_listed_and_nothing_else(storage: Arc<dyn Storage>) {
 
 async fn a_probe_leaves_nothing(storage: Arc<dyn Storage>) {
     for _ in 0..2 {
-        storage.probe().await.unwrap();
+        storage.probe(ProbeDepth::Quick).await.unwrap();
     }
     assert!(storage.manifests().try_collect::<Vec<_>>().await.unwrap().is_empty());
 }

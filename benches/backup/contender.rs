@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use holdfast::artifact::{Compression, Encoding, Encryption, Format};
 
 use crate::{
-    holdfast_process::{self, Order, What},
+    holdfast_process::{self, Order, Place, What},
     process::{Usage, pipeline},
     server::Server,
     tenant,
@@ -99,12 +99,19 @@ impl Contender {
     }
 }
 
-fn order(server: &Server, schema: &str, directory: &Path, compression: Compression, encryption: Encryption) -> Order {
+pub fn order(
+    server: &Server,
+    schema: &str,
+    directory: &Path,
+    compression: Compression,
+    encryption: Encryption,
+) -> Order {
     Order {
         url: holdfast_process::url(&server.info()),
         storage: directory.join("storage"),
+        place: Place::Local,
         name: "backup".to_owned(),
-        encoding: Encoding { format: Format::Sql, compression, encryption },
+        encoding: Encoding { format: Some(Format::Sql), compression, encryption },
         identity: age::x25519::Identity::generate().to_string().expose_secret().to_owned(),
         what: What::BackUp { schema: schema.to_owned() },
     }

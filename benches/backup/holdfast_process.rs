@@ -15,7 +15,7 @@ use holdfast::{
     artifact::{ArtifactName, Encoding, Fingerprint},
     byte_size::ByteSize,
     child,
-    config::ToolsConfig,
+    config::{ChatId, LocalStorageConfig, S3StorageConfig, Secret, StorageConfig, TelegramStorageConfig, ToolsConfig},
     ids::LeaseToken,
     manifest::DumpScope,
     pipeline::{self, BackupRun, Progress},
@@ -25,7 +25,7 @@ use holdfast::{
         tools::{ChildEnvironment, ClientTool, Tools},
     },
     source::pg_dump::{PgDump, PgDumpOptions},
-    storage::{Locator, Storage, local::LocalStorage},
+    storage::{self, Ledger, Locator, Storage, ledger::InMemoryLedger},
     transform::{EncodeOptions, Identities},
 };
 use secrecy::ExposeSecret;
@@ -33,7 +33,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::process::{Usage, Watched};
+use crate::{
+    process::{Usage, Watched},
+    s3_server,
+};
 
 pub const ARGUMENT: &str = "--holdfast-process";
 
@@ -41,14 +44,26 @@ pub const ARGUMENT: &str = "--holdfast-process";
 pub struct Order {
     /// With its password; it goes through a pipe, not through the arguments.
     pub url: String,
-    /// Root of the local storage.
+    /// Root of the local storage, and where a restore spools.
     pub storage: PathBuf,
+    pub place: Place,
     pub name: String,
     pub encoding: Encoding,
     /// An age identity.
     pub identity: String,
     pub what: What,
 }
+
+/// Where the artifact goes.
+#[derive(Clone, Serialize, Deserialize)]
+pub enum Place {
+    Local,
+    S3 { endpoint: String, parts_in_flight: usize },
+    Telegram { base_url: String, token: String, chat_id: i64 },
+}
+
+/// Size of a part of an upload to S3, the default.
+pub const S3_PART: ByteSize = ByteSize::mib(16);
 
 #[derive(Serialize, Deserialize)]
 pub enum What {
@@ -91,7 +106,7 @@ pub async fn main() -> Result<()> {
     let order: Order = serde_json::from_str(&lines.next().context("no order")??)?;
     let info: ConnectInfo = order.url.parse()?;
     let tools = Arc::new(Tools::discover(&ToolsConfig::default()).await);
-    let storage: Arc<dyn Storage> = Arc::new(LocalStorage::open(&order.storage).await?);
+    let storage = open(&order).await?;
     let identities = Identities::parse(&order.identity)?;
     println!("ready");
     lines.next().context("not told to begin")??;
@@ -105,6 +120,24 @@ pub async fn main() -> Result<()> {
     };
     println!("{}", serde_json::to_string(&done)?);
     Ok(())
+}
+
+async fn open(order: &Order) -> Result<Arc<dyn Storage>> {
+    let ledger: Arc<dyn Ledger> = Arc::new(InMemoryLedger::default());
+    let config = match &order.place {
+        Place::Local => StorageConfig::Local(LocalStorageConfig { root: order.storage.clone() }),
+        Place::S3 { endpoint, parts_in_flight } => StorageConfig::S3(Box::new(S3StorageConfig {
+            part_size: S3_PART,
+            parts_in_flight: *parts_in_flight,
+            ..s3_server::config_at(endpoint)
+        })),
+        Place::Telegram { base_url, token, chat_id } => StorageConfig::Telegram(Box::new(TelegramStorageConfig {
+            base_url: base_url.clone(),
+            messages_per_minute: 0,
+            ..TelegramStorageConfig::new(Secret::new(token), ChatId::Number(*chat_id))
+        })),
+    };
+    Ok(storage::open("bench", &config, &ledger).await?)
 }
 
 /// As the job `export_backup` does it, without its rows in the control plane.
@@ -122,7 +155,7 @@ async fn back_up(
         PgDumpOptions {
             connect,
             scope: DumpScope::Schema { schema },
-            format: encoding.format,
+            format: encoding.format.context("no dump without a format")?,
             compress_level: None,
             lock_wait: Duration::from_secs(10),
             tool: None,
@@ -141,6 +174,7 @@ async fn back_up(
         storages: vec![("local".to_owned(), storage)],
         name,
         attempt: LeaseToken::generate(),
+        caption: None,
         max_size: ByteSize(u64::MAX),
         timeout: Duration::from_secs(24 * 3600),
         verify_read_back: false,

@@ -7,7 +7,7 @@
 //! - `HOLDFAST_BENCH_SIZE`: table data, default `500 MB`.
 //! - `HOLDFAST_BENCH_RUNS`: rounds, default 3.
 //! - `HOLDFAST_BENCH_ONLY`: leave out contenders whose name does not have this in it. The floor always runs.
-//! - `HOLDFAST_BENCH_EXTRA=no`: leave out the memory at twice the size, and the restores.
+//! - `HOLDFAST_BENCH_EXTRA=no`: leave out the memory at twice the size, the uploads and the restores.
 //! - `HOLDFAST_BENCH_DATABASE_URL`: a server to use in place of the own one; the role must be a superuser, and the databases
 //!   `holdfast_bench` and `holdfast_bench_restore` are made there and dropped.
 //! - `HOLDFAST_BENCH_TRANSPORT=socket`: reach the own server through its Unix socket and not through TCP, for all contenders.
@@ -17,8 +17,13 @@ mod contender;
 mod holdfast_process;
 mod process;
 mod report;
+#[path = "../../tests/support/s3_server.rs"]
+mod s3_server;
 mod server;
+#[path = "../../tests/support/telegram_stand_in/mod.rs"]
+mod telegram_stand_in;
 mod tenant;
+mod uploads;
 
 use std::{os::unix::fs::PermissionsExt, path::Path};
 
@@ -34,6 +39,12 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == holdfast_process::ARGUMENT) {
         return runtime()?.block_on(holdfast_process::main());
+    }
+    if arguments.iter().any(|argument| argument == uploads::S3_ARGUMENT) {
+        return runtime()?.block_on(uploads::s3_main());
+    }
+    if arguments.iter().any(|argument| argument == uploads::TELEGRAM_ARGUMENT) {
+        return runtime()?.block_on(uploads::telegram_main());
     }
     // Cargo gives it for `cargo bench`. Whoever builds and runs all targets for tests does not want this to take minutes.
     if !arguments.iter().any(|argument| argument == "--bench") {
@@ -106,6 +117,9 @@ async fn measure(
         }
         report::memory(data_bytes, twice_bytes, &lines);
         tenant::drop_twice(server).await?;
+
+        eprintln!("uploads …");
+        report::uploads(&uploads::measure(server, directory, runs).await?);
 
         eprintln!("restores …");
         report::restores(&contender::restores(server, directory).await?);

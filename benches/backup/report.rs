@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     contender::{Contender, Run},
     server::Server,
+    uploads::Line,
 };
 
 /// Ten to the sixth, as `HOLDFAST_BENCH_SIZE` is usually given.
@@ -71,6 +72,25 @@ pub fn memory(once: u64, twice: u64, lines: &[(String, u64, u64)]) {
     println!("\n| peak memory of the process | {} | {} |\n|---|--:|--:|", megabytes(once), megabytes(twice));
     for (name, once, twice) in lines {
         println!("| {name} | {} | {} |", mebibytes(*once), mebibytes(*twice));
+    }
+}
+
+/// The first line is the floor; what takes longest of it and the client bounds an upload.
+pub fn uploads(lines: &[Line]) {
+    let median_of = |line: &Line| median(line.walls.iter().copied()).unwrap_or_default();
+    let bound = lines.iter().filter(|line| !line.name.starts_with("Holdfast")).map(median_of).max().unwrap_or_default();
+    println!("\n| upload | wall | × slower of database and client | CPU | peak memory | of it parts in flight |");
+    println!("|---|--:|--:|--:|--:|--:|");
+    for line in lines {
+        println!(
+            "| {} | {} | {:.2} | {} | {} | {} |",
+            line.name,
+            seconds(median_of(line)),
+            median_of(line).as_secs_f64() / bound.as_secs_f64(),
+            seconds(median(line.cpu.iter().copied()).unwrap_or_default()),
+            mebibytes(line.peak_bytes),
+            line.in_flight_bytes.map_or_else(|| "–".to_owned(), mebibytes),
+        );
     }
 }
 

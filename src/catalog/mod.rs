@@ -5,7 +5,10 @@ mod projects;
 
 pub use self::{
     databases::{DatabaseRow, add_database, database_url, databases},
-    projects::{NewProject, Project, ProjectScope, add_project, project, projects, schema_is_taken},
+    projects::{
+        NewProject, Project, ProjectScope, add_project, project, projects, schema_is_taken, schema_name_fault,
+        set_scope,
+    },
 };
 
 /// Why the catalogue could not do as asked.

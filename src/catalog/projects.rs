@@ -69,6 +69,30 @@ impl Project {
     }
 }
 
+/// What schemas may not be called: Holdfast's own beside the tenants', and PostgreSQL's.
+const RESERVED_PREFIXES: &[&str] = &["hf_before_", "hf_undone_", "hf_restore", "pg_"];
+
+/// Longest name in PostgreSQL, in bytes (`NAMEDATALEN - 1`).
+const LONGEST_NAME: usize = 63;
+
+/// Why a schema cannot be a tenant's, whoever says that it is.
+pub fn schema_name_fault(schema: &str) -> Option<String> {
+    if schema.is_empty() || schema.contains('\0') {
+        return Some("it is not a name".to_owned());
+    }
+    if schema.len() > LONGEST_NAME {
+        return Some(format!("names in PostgreSQL have at most {LONGEST_NAME} bytes, it has {}", schema.len()));
+    }
+    if schema.contains(['{', '}']) {
+        return Some("names with braces are taken for templates".to_owned());
+    }
+    if let Some(prefix) = RESERVED_PREFIXES.iter().find(|prefix| schema.starts_with(**prefix)) {
+        let whose = if *prefix == "pg_" { "PostgreSQL" } else { "Holdfast" };
+        return Some(format!("names that begin with {prefix} are {whose}'s own"));
+    }
+    matches!(schema, "information_schema" | "control_plane").then(|| "it is no tenant's".to_owned())
+}
+
 /// A project as it is added.
 #[derive(Clone, Debug)]
 pub struct NewProject {
@@ -102,6 +126,27 @@ pub async fn add_project(executor: impl PgExecutor<'_>, new: &NewProject) -> Res
     .fetch_optional(executor)
     .await?
     .ok_or_else(|| CatalogError::ProjectExists(new.id.to_string()))
+}
+
+/// Changes what is backed up of a project.
+pub async fn set_scope(
+    executor: impl PgExecutor<'_>,
+    id: &ProjectId,
+    scope: &ProjectScope,
+) -> Result<(), CatalogError> {
+    let (scope, schema) = match scope {
+        ProjectScope::Schema(schema) => ("schema", Some(schema.as_str())),
+        ProjectScope::WholeDatabase => ("database", None),
+    };
+    sqlx::query!(
+        "UPDATE control_plane.projects SET backup_scope = $2, schema_name = $3, updated_at = now() WHERE id = $1",
+        id.as_str(),
+        scope,
+        schema,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
 }
 
 /// One project within reach; [`CatalogError::NoSuchProject`] also for another's.

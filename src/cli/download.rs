@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use serde_json::json;
 
 use super::{
-    Context, Exit, Failure,
+    Context, Exit, Failure, failure,
     open::{self, Opened},
     resolve,
 };
@@ -19,10 +19,10 @@ use crate::{
     app::App,
     artifact::{Compression, Encoding, Encryption, Fingerprint},
     db,
-    history::{self, Backup, Copy, Event},
+    history::{self, Backup, BackupStatus, Copy, Event},
     keys,
     report::{self, StdoutClosed},
-    storage::Storage,
+    storage::{self, Storage},
     transform::{self, Identities, digest::Fingerprinter},
 };
 
@@ -30,7 +30,7 @@ use crate::{
 ///
 /// They are written beside the target and renamed when all of them are right. With --decrypt, the dump itself: decrypted,
 /// decompressed and checked against its own SHA-256. To standard output (--output -) bytes are written as they come; exit code 6
-/// then says that they were not right.
+/// then says that they were not right. Without --from a copy that cannot be read, or whose bytes are not right, is left for the next one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   holdfast download latest:acme
@@ -42,7 +42,7 @@ pub struct Args {
     /// The file to write, or - for standard output [default: the artifact's own name, here].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The storage to fetch it from [default: the first with a good copy].
+    /// The storage to fetch it from, and no other [default: the first with a good copy].
     #[arg(long, value_name = "STORAGE")]
     from: Option<String>,
     /// Decrypt and decompress it.
@@ -61,12 +61,13 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     open::with(&config, async |opened| {
         let app = &opened.app;
         let backup = resolve::backup(app, context, &args.backup).await?;
-        let source = Source::find(app, &backup, args.from.as_deref()).await?;
+        let sources = Source::all(app, &backup, args.from.as_deref()).await?;
+        let Some(first) = sources.first() else { anyhow::bail!("no copy was found") };
         let to_stdout = args.output.as_deref() == Some(Path::new("-"));
         let target = match (&args.output, to_stdout) {
             (_, true) => None,
             (Some(path), false) => Some(path.clone()),
-            (None, false) => Some(PathBuf::from(source.file_name(args.decrypt)?)),
+            (None, false) => Some(PathBuf::from(first.file_name(args.decrypt)?)),
         };
         if let Some(path) = &target
             && path.exists()
@@ -75,13 +76,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
             let message = format!("{} is there already", path.display());
             return Err(Failure::refused("file.exists", message).hint("Give --force to replace it, or another --output.").into());
         }
-        let decoder = args.decrypt.then(|| Decoder::new(opened, &source, args.identity.as_deref())).transpose()?;
-        let written = match (&target, decoder) {
-            (Some(path), decoder) => to_file(&source, decoder, path).await,
-            (None, Some(decoder)) => decoded_to_stdout(&source, decoder).await,
-            (None, None) => source.copy_to(Box::new(io::stdout())).await,
-        };
-        audit(app, context, &source, args.decrypt, written.is_ok()).await?;
+        let (source, written) = fetch(context, opened, &args, &sources, target.as_deref()).await?;
+        audit(app, context, source, args.decrypt, written.is_ok()).await?;
         let bytes = written?.bytes;
         match &target {
             Some(path) if context.is_json() => report::print_json(&json!({
@@ -94,6 +90,46 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     .await
 }
 
+/// Fetches from the first copy whose bytes are right. What has been written to standard output cannot be taken back: there the first copy
+/// is the only one.
+async fn fetch<'a>(
+    context: &Context,
+    opened: &Opened,
+    args: &Args,
+    sources: &'a [Source],
+    target: Option<&Path>,
+) -> anyhow::Result<(&'a Source, anyhow::Result<Fingerprint>)> {
+    let mut sources = sources.iter().peekable();
+    while let Some(source) = sources.next() {
+        let decoder = args.decrypt.then(|| Decoder::new(opened, source, args.identity.as_deref())).transpose()?;
+        let can_fall_back = (target.is_some() || decoder.is_some()) && sources.peek().is_some();
+        let written = match (target, decoder) {
+            (Some(path), decoder) => to_file(source, decoder, path).await,
+            (None, Some(decoder)) => decoded_to_stdout(source, decoder).await,
+            (None, None) => source.copy_to(Box::new(io::stdout())).await,
+        };
+        match &written {
+            Err(error) if can_fall_back && is_of_the_copy(error) => {
+                context.warn(&format!(
+                    "left the copy in storage {:?}: {}",
+                    source.copy.storage,
+                    failure::text_of(error)
+                ));
+            }
+            Ok(_) | Err(_) => return Ok((source, written)),
+        }
+    }
+    anyhow::bail!("no copy was found")
+}
+
+/// Whether another copy may do better.
+fn is_of_the_copy(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<storage::Error>()
+            || cause.downcast_ref::<Failure>().is_some_and(|failure| failure.exit == Exit::Damage)
+    })
+}
+
 /// A copy that can be fetched.
 struct Source {
     backup: Backup,
@@ -104,38 +140,45 @@ struct Source {
 }
 
 impl Source {
-    async fn find(app: &App, backup: &Backup, from: Option<&str>) -> anyhow::Result<Self> {
+    /// The copies that may be fetched, in order, at least one: every good one, or the named storage's alone, good or not.
+    async fn all(app: &App, backup: &Backup, from: Option<&str>) -> anyhow::Result<Vec<Self>> {
         let not_found = |message: String| Failure::new(Exit::NotFound, "copy.not_found", message);
+        if backup.is(BackupStatus::Deleted) {
+            return Err(Failure::refused("backup.deleted", format!("backup {} is being deleted", backup.id))
+                .hint("Choose a backup that is completed.")
+                .into());
+        }
         let copies = history::copies(&app.pool, &[backup.id]).await?;
         let fits = |copy: &&Copy| match from {
-            Some(name) => copy.storage == name,
+            Some(name) => copy.storage == name && copy.locator.is_some(),
             None => copy.is_good() && app.storages.contains_key(&copy.storage),
         };
-        let Some(copy) = copies.iter().find(fits).cloned() else {
+        let fitting: Vec<&Copy> = copies.iter().filter(fits).collect();
+        if fitting.is_empty() {
             let names: Vec<String> = copies.iter().map(|copy| format!("{} ({})", copy.storage, copy.status)).collect();
             let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             return Err(not_found(format!("backup {} ({}) has no such copy to fetch", backup.id, backup.status))
                 .hint(format!("Its copies: {there}."))
                 .into());
-        };
-        let storage = app.storages.get(&copy.storage).cloned().ok_or_else(|| {
-            not_found(format!("storage {:?} is not configured here", copy.storage))
-                .hint("Add it to the configuration, or fetch another copy with --from.")
-        })?;
-        let sha256 = backup.sha256.as_deref().and_then(|digest| digest.parse().ok());
-        let Some(sha256) = sha256 else {
-            return Err(
-                Failure::refused("backup.no_digest", format!("backup {} has no SHA-256 on record", backup.id)).into()
-            );
+        }
+        let Some(sha256) = backup.sha256.as_deref().and_then(|digest| digest.parse().ok()) else {
+            let message = format!("backup {} has no SHA-256 on record", backup.id);
+            return Err(Failure::refused("backup.no_digest", message).into());
         };
         let expected = Fingerprint { bytes: backup.size.unsigned_abs(), sha256 };
-        Ok(Self { backup: backup.clone(), copy, storage, expected })
+        let source = |copy: &Copy| match app.storages.get(&copy.storage).cloned() {
+            Some(storage) => Ok(Self { backup: backup.clone(), copy: copy.clone(), storage, expected }),
+            None => Err(not_found(format!("storage {:?} is not configured here", copy.storage))
+                .hint("Add it to the configuration, or fetch another copy with --from.")
+                .into()),
+        };
+        fitting.into_iter().map(source).collect()
     }
 
     fn encoding(&self) -> anyhow::Result<Encoding> {
         let word = |word: &Option<String>| word.clone().unwrap_or_else(|| "none".to_owned());
         Ok(Encoding {
-            format: word(&self.backup.format).parse()?,
+            format: self.backup.format.as_deref().map(str::parse).transpose()?,
             compression: word(&self.backup.compression).parse()?,
             encryption: word(&self.backup.encryption).parse()?,
         })
@@ -151,9 +194,14 @@ impl Source {
         let encoding = self.encoding()?;
         let plain = Encoding { compression: Compression::None, encryption: Encryption::None, ..encoding };
         let end = format!(".{}", encoding.extension());
-        Ok(name
-            .strip_suffix(&end)
-            .map_or_else(|| format!("{name}.plain"), |stem| format!("{stem}.{}", plain.extension())))
+        Ok(name.strip_suffix(&end).map_or_else(
+            || format!("{name}.plain"),
+            |stem| match plain.extension() {
+                // No dump, but a file that has its own extension.
+                own if own.is_empty() => stem.to_owned(),
+                extension => format!("{stem}.{extension}"),
+            },
+        ))
     }
 
     /// Writes the stored bytes to `out`, and fails at the end unless they are those on record.

@@ -23,11 +23,11 @@ pub enum Exit {
     /// The arguments or the configuration are wrong, or the request was refused.
     Refused,
     NotFound,
-    /// The backup, restore or verification was tried and failed.
+    /// The backup, restore, verification or deletion was tried and failed.
     JobFailed,
     /// The control plane is not reached or not migrated.
     ControlPlane,
-    /// A verification found damage, or a restore ended with differences.
+    /// A verification or a look at a storage found damage, or a restore ended with differences.
     Damage,
     /// Ctrl-C while waiting.
     Interrupted,
@@ -199,7 +199,7 @@ impl Failure {
             storage::ErrorKind::Corrupt => Exit::Damage,
             _ => Exit::Unexpected,
         };
-        Self::new(exit, error.kind.code(), message)
+        Self { hint: error.hint().map(str::to_owned), ..Self::new(exit, error.kind.code(), message) }
     }
 
     /// The lines of standard error.

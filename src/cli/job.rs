@@ -34,7 +34,7 @@ enum What {
         /// Only this project's.
         #[arg(long)]
         project: Option<String>,
-        /// Only this type, such as export_backup, restore_backup, undo_restore or verify_backup.
+        /// Only this type, such as export_backup, restore_backup, undo_restore, verify_backup or delete_backup.
         #[arg(long = "type", value_name = "TYPE")]
         job_type: Option<String>,
         /// Only this status: pending, in_progress, completed, failed or cancelled.
@@ -128,11 +128,12 @@ fn print(app: &App, context: &Context, job: &Job) -> anyhow::Result<()> {
     }
     let now = app.clock.now();
     let progress = job.progress.as_ref().filter(|_| !job.is_final()).map(ToString::to_string);
+    let backup = job.payload.get("backup_id").or_else(|| job.payload.pointer("/request/backup_id"));
     report::print(&fields(&[
         ("job", Some(job.id.to_string())),
         ("type", Some(job.r#type.clone())),
         ("project", job.project_id.clone()),
-        ("backup", job.payload.get("backup_id").and_then(|id| id.as_str()).map(str::to_owned)),
+        ("backup", backup.and_then(|id| id.as_str()).map(str::to_owned)),
         ("status", Some(job.status.clone())),
         ("message", job.error_message.clone()),
         ("attempts", Some(format!("{} of {}", job.attempts, job.max_attempts))),

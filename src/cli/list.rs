@@ -5,7 +5,7 @@ use crate::{
     artifact::BackupType,
     byte_size::ByteSize,
     catalog,
-    history::{self, BackupFilter, BackupStatus},
+    history::{self, Backup, BackupFilter, BackupStatus},
     report::{self, Table, age, instant, instant_and_age},
 };
 
@@ -54,9 +54,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
             let size = if backup.size > 0 { ByteSize(backup.size.unsigned_abs()).to_string() } else { String::new() };
             table.row(vec![
                 backup.id.to_string(),
-                backup.project_id,
-                backup.r#type,
-                backup.status,
+                backup.project_id.clone(),
+                backup.r#type.clone(),
+                status(&backup),
                 size,
                 instant_and_age(backup.created_at, now),
                 backup.expires_at.map(|at| age(at, now)).unwrap_or_default(),
@@ -66,4 +66,13 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
         report::print(&table.render())
     })
     .await
+}
+
+/// The status, and how many of the copies that were asked for are missing.
+fn status(backup: &Backup) -> String {
+    match backup.copies_missing {
+        0 => backup.status.clone(),
+        1 => format!("{}, 1 copy missing", backup.status),
+        missing => format!("{}, {missing} copies missing", backup.status),
+    }
 }

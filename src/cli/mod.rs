@@ -3,7 +3,9 @@
 
 mod api;
 mod backup;
+mod catalog;
 mod config;
+mod delete;
 mod demo;
 mod doctor;
 mod download;
@@ -21,6 +23,7 @@ mod resolve;
 mod restore;
 mod serve;
 mod show;
+mod storage;
 mod token;
 mod undo;
 mod verify;
@@ -55,9 +58,9 @@ Exit codes:
   1    unexpected failure
   2    the arguments or the configuration are wrong, or the request was refused
   3    not found: project, backup, job or stored artifact
-  4    the job failed or was cancelled: the backup, restore or verification did not succeed
+  4    the job failed or was cancelled: the backup, restore, verification or deletion did not succeed
   5    the control plane cannot be reached or is not migrated
-  6    a verification found damage, or a restore ended with differences
+  6    a verification or a look at a storage found damage, or a restore ended with differences
   130  interrupted while waiting
 
 Examples:
@@ -105,6 +108,9 @@ pub enum Command {
     List(list::Args),
     Show(show::Args),
     Download(download::Args),
+    Delete(delete::Args),
+    Storage(storage::Args),
+    Catalog(catalog::Args),
     Job(job::Args),
     Token(token::Args),
     Key(key::Args),
@@ -253,6 +259,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::List(args) => list::run(context, args).await,
         Command::Show(args) => show::run(context, args).await,
         Command::Download(args) => download::run(context, args).await,
+        Command::Delete(args) => delete::run(context, args).await,
+        Command::Storage(args) => storage::run(context, args).await,
+        Command::Catalog(args) => catalog::run(context, args).await,
         Command::Job(args) => job::run(context, args).await,
         Command::Token(args) => token::run(context, args),
         Command::Key(args) => key::run(context, args),

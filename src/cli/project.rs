@@ -20,12 +20,6 @@ use crate::{
     report::{self, Table},
 };
 
-/// What schemas may not be called: Holdfast's own beside the tenants', and PostgreSQL's.
-const RESERVED_PREFIXES: &[&str] = &["hf_before_", "hf_undone_", "hf_restore", "pg_"];
-
-/// Longest name in PostgreSQL, in bytes (`NAMEDATALEN - 1`).
-const LONGEST_NAME: usize = 63;
-
 /// Add, list and discover projects: the tenants that are backed up.
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -161,28 +155,10 @@ fn database(args: &Add) -> Result<Option<ConnectInfo>, Failure> {
 
 /// What a schema may not be called.
 pub(super) fn check_schema_name(schema: &str) -> Result<(), Failure> {
-    let refuse = |why: String| {
-        let shown: String = schema.chars().take(80).collect();
-        Failure::refused("project.schema", format!("schema {shown:?} cannot be enrolled: {why}"))
-            .hint("Name the tenant's schema with --schema.")
-    };
-    if schema.is_empty() || schema.contains('\0') {
-        return Err(refuse("it is not a name".to_owned()));
-    }
-    if schema.len() > LONGEST_NAME {
-        return Err(refuse(format!("names in PostgreSQL have at most {LONGEST_NAME} bytes, it has {}", schema.len())));
-    }
-    if schema.contains(['{', '}']) {
-        return Err(refuse("names with braces are taken for templates".to_owned()));
-    }
-    if let Some(prefix) = RESERVED_PREFIXES.iter().find(|prefix| schema.starts_with(**prefix)) {
-        let whose = if *prefix == "pg_" { "PostgreSQL" } else { "Holdfast" };
-        return Err(refuse(format!("names that begin with {prefix} are {whose}'s own")));
-    }
-    if matches!(schema, "information_schema" | "control_plane") {
-        return Err(refuse("it is no tenant's".to_owned()));
-    }
-    Ok(())
+    let Some(why) = catalog::schema_name_fault(schema) else { return Ok(()) };
+    let shown: String = schema.chars().take(80).collect();
+    Err(Failure::refused("project.schema", format!("schema {shown:?} cannot be enrolled: {why}"))
+        .hint("Name the tenant's schema with --schema."))
 }
 
 /// Said before the schema is found taken by this very project. The row itself is what decides when two add it at once.

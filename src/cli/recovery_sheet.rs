@@ -102,6 +102,8 @@ own client programs (version 15.20, 16.16, 17.12, 18.7 or later)
 
 fn place(storage: &StorageConfig) -> String {
     match storage {
-        StorageConfig::Local(local) => format!("directory {}", local.root.display()),
+        StorageConfig::Local(_) => format!("directory {}", storage.place()),
+        StorageConfig::S3(s3) => format!("S3 bucket {}, in region {}", storage.place(), s3.signing_region()),
+        StorageConfig::Telegram(_) => format!("Telegram chat {} (docs/telegram.md)", storage.place()),
     }
 }

@@ -7,11 +7,12 @@ use crate::{
     app::App,
     byte_size::ByteSize,
     clock::Timestamp,
-    history::{self, Backup, Copy},
+    history::{self, Backup, Copy, PastEvent},
+    ids::BackupId,
     report::{self, Table, fields, instant, instant_and_age},
 };
 
-/// Show one backup: what it holds, where its copies are, what happened to it.
+/// Show one backup: what it holds, where its copies are, what happened to it. A deleted one is shown by its whole id.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   holdfast show latest:acme
@@ -25,7 +26,10 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     let config = context.config_and_log()?;
     open::with(&config, async |opened| {
         let app = &opened.app;
-        let backup = resolve::backup(app, context, &args.backup).await?;
+        let backup = match resolve::backup(app, context, &args.backup).await {
+            Ok(backup) => backup,
+            Err(error) => return deleted(app, context, &args.backup, error).await,
+        };
         let events = history::events(&app.pool, &context.caller.scope(), backup.backup_id()).await?;
         if context.is_json() {
             let mut object = backup_json(&backup, &copies(app, &backup).await?)?;
@@ -33,13 +37,47 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
             return report::print_json(&object);
         }
         print_backup(app, context, &backup).await?;
-        let mut table = Table::new(&["WHEN", "EVENT", "OUTCOME", "WHO"]);
-        for event in events {
-            table.row(vec![instant(event.at), event.event, event.outcome, event.actor]);
-        }
-        report::print(&format!("\n{}", table.render()))
+        report::print(&format!("\n{}", table_of(events)))
     })
     .await
+}
+
+fn table_of(events: Vec<PastEvent>) -> String {
+    let mut table = Table::new(&["WHEN", "EVENT", "OUTCOME", "WHO"]);
+    for event in events {
+        table.row(vec![instant(event.at), event.event, event.outcome, event.actor]);
+    }
+    table.render()
+}
+
+/// What is left of a backup that was deleted, named by its whole id: its events, and what a storage could not delete. `not_found` for any
+/// other.
+async fn deleted(app: &App, context: &Context, text: &str, not_found: anyhow::Error) -> anyhow::Result<()> {
+    let Ok(id) = text.parse::<BackupId>() else { return Err(not_found) };
+    let events = history::events(&app.pool, &context.caller.scope(), id).await?;
+    let Some(tombstone) = events.iter().rfind(|event| event.event == "deleted") else { return Err(not_found) };
+    let row = &tombstone.detail["backup"];
+    if context.is_json() {
+        return report::print_json(&json!({
+            "id": id,
+            "status": "deleted",
+            "project_id": row["project_id"],
+            "deleted": tombstone.detail["deleted"],
+            "remains": tombstone.detail["remains"],
+            "events": events,
+        }));
+    }
+    let word = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    let mut text = fields(&[
+        ("backup", Some(id.to_string())),
+        ("project", Some(word(row, "project_id"))),
+        ("status", Some(format!("deleted {}", instant_and_age(tombstone.at, app.clock.now())))),
+    ]);
+    for remaining in tombstone.detail["remains"].as_array().into_iter().flatten() {
+        let what = format!("{}: {}", word(remaining, "storage"), word(remaining, "what"));
+        text.push_str(&fields(&[("remains in", Some(what))]));
+    }
+    report::print(&format!("{text}\n{}", table_of(events)))
 }
 
 async fn copies(app: &App, backup: &Backup) -> anyhow::Result<Vec<Copy>> {
@@ -75,6 +113,7 @@ fn describe(backup: &Backup, copies: &[Copy], now: Timestamp) -> String {
         ("project", Some(backup.project_id.clone())),
         ("status", Some(backup.status.clone())),
         ("message", backup.message.clone()),
+        ("copies missing", copies_missing(backup)),
         ("type", Some(format!("{}, {}", backup.r#type, backup.backup_type))),
         ("file", backup.file_name.clone()),
         ("made of", Some(made_of.join(", "))),
@@ -104,4 +143,10 @@ fn describe(backup: &Backup, copies: &[Copy], now: Timestamp) -> String {
         text.push_str(&table.render());
     }
     text
+}
+
+/// How many of the copies that were asked for are not good.
+fn copies_missing(backup: &Backup) -> Option<String> {
+    let required = backup.required_copies.filter(|_| backup.copies_missing > 0)?;
+    Some(format!("{} of {required}", backup.copies_missing))
 }

@@ -54,7 +54,7 @@ struct Issue {
     #[arg(long)]
     organization: Option<String>,
     /// How long it is valid: a number with s, m, h or d.
-    #[arg(long, default_value = "1h", value_parser = parse_ttl)]
+    #[arg(long, default_value = "1h", value_parser = parse_duration)]
     ttl: Duration,
 }
 
@@ -100,7 +100,8 @@ fn claims(
     Ok(Claims { subject, permissions, project_ids, organization_id, role })
 }
 
-fn parse_ttl(text: &str) -> Result<Duration, String> {
+/// A length of time as people write it, such as `15m` or `24h`.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a number with s, m, h or d, such as 15m or 24h".to_owned();
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(split);
@@ -121,12 +122,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_to_live_is_a_number_with_a_unit() {
+    fn a_length_of_time_is_a_number_with_a_unit() {
         for (text, seconds) in [("90s", 90), ("15m", 900), ("1h", 3_600), ("7d", 604_800)] {
-            assert_eq!(parse_ttl(text).unwrap().as_secs(), seconds);
+            assert_eq!(parse_duration(text).unwrap().as_secs(), seconds);
         }
         for bad in ["", "1", "h", "0s", "-1h", "1w", "1.5h", "99999999999999999999d"] {
-            assert!(parse_ttl(bad).is_err(), "{bad:?}");
+            assert!(parse_duration(bad).is_err(), "{bad:?}");
         }
     }
 }

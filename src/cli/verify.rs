@@ -53,8 +53,13 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
 async fn outcome(app: &App, context: &Context, depth: Depth, job: &Job, backup: &Backup) -> anyhow::Result<()> {
     let differences = restore::differences(job, None);
     let copies = history::copies(&app.pool, &[backup.id]).await?;
-    let damaged: Vec<&str> =
-        copies.iter().filter(|copy| copy.status == "damaged").map(|copy| copy.storage.as_str()).collect();
+    // What this job found: a bad copy may have been made good since.
+    let mut damaged = of_copies(job, |good| good.as_bool() == Some(false));
+    for copy in copies.iter().filter(|copy| copy.status == "damaged") {
+        if !damaged.contains(&copy.storage.as_str()) {
+            damaged.push(&copy.storage);
+        }
+    }
     let is_damaged = backup.is(BackupStatus::Damaged) || !damaged.is_empty();
     let completed = wait::failure(job).is_none();
     let is_good = completed && !is_damaged && differences.is_empty();
@@ -84,6 +89,7 @@ async fn outcome(app: &App, context: &Context, depth: Depth, job: &Job, backup: 
             ("status", Some(backup.status.clone())),
             ("restored in", seconds.map(|seconds| format!("{seconds:.1} seconds"))),
             ("verified", backup.verified_at.map(|at| instant_and_age(at, now))),
+            ("not read", not_read(job)),
         ]))?;
     }
     if is_damaged {
@@ -102,4 +108,15 @@ async fn outcome(app: &App, context: &Context, depth: Depth, job: &Job, backup: 
     }
     let message = format!("the restored backup differs from what was dumped in {} places", differences.len());
     Err(Failure::new(Exit::Damage, "verify.differences", message).hint("`--json` lists them.").into())
+}
+
+/// The storages of whose copies the job's result says this.
+fn of_copies(job: &Job, says: impl Fn(&serde_json::Value) -> bool) -> Vec<&str> {
+    let copies = restore::of_result(job, "copies").and_then(serde_json::Value::as_array).map_or(&[][..], Vec::as_slice);
+    copies.iter().filter(|copy| says(&copy["good"])).filter_map(|copy| copy["storage"].as_str()).collect()
+}
+
+/// The storages whose bytes could not be read, so that nothing is known of their copies.
+fn not_read(job: &Job) -> Option<String> {
+    Some(of_copies(job, serde_json::Value::is_null).join(", ")).filter(|names| !names.is_empty())
 }

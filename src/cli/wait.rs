@@ -1,6 +1,7 @@
 //! Waits for a job: shows its progress on a terminal, and works on it in this process when no worker is alive.
 
 use std::{
+    collections::BTreeMap,
     io::{IsTerminal, stderr},
     time::{Duration, Instant},
 };
@@ -39,6 +40,40 @@ struct Progress {
     content_bytes: u64,
     stored_bytes: u64,
     total_bytes: Option<u64>,
+    /// Of a backup: how far each storage is.
+    storages: BTreeMap<String, CopyProgress>,
+    /// Of copies being made: which of them, of how many.
+    copy: Option<u64>,
+    copies: Option<u64>,
+}
+
+/// How far one storage's copy is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CopyProgress {
+    stored_bytes: u64,
+    state: String,
+}
+
+impl Progress {
+    /// What has been stored: of each storage where there are several.
+    fn stored(&self) -> String {
+        if self.storages.len() > 1 {
+            let share = |(name, copy): (&String, &CopyProgress)| match copy.state.as_str() {
+                "failed" => format!("{name} failed"),
+                "done" => format!("{name} done"),
+                _ => format!("{name} {}", HumanBytes(copy.stored_bytes)),
+            };
+            return format!(" ({})", self.storages.iter().map(share).collect::<Vec<_>>().join(", "));
+        }
+        if let (Some(copy), Some(copies)) = (self.copy, self.copies.filter(|copies| *copies > 1)) {
+            return format!(" (copy {copy} of {copies})");
+        }
+        match self.stored_bytes {
+            0 => String::new(),
+            bytes => format!(" ({} stored)", HumanBytes(bytes)),
+        }
+    }
 }
 
 /// Waits until the job has ended, and gives it as it is then: completed, failed or cancelled.
@@ -150,6 +185,8 @@ fn noun(job_type: &str) -> &'static str {
         "restore_backup" => "the restore",
         "undo_restore" => "the undo",
         "verify_backup" => "the verification",
+        "delete_backup" => "the deletion",
+        "repair_copies" => "the repair",
         _ => "the job",
     }
 }
@@ -178,11 +215,7 @@ impl Bar {
             _ if progress.stage.is_empty() => "working".to_owned(),
             _ => crate::report::one_line(&progress.stage).replace('_', " "),
         };
-        let stored = match progress.stored_bytes {
-            0 => String::new(),
-            bytes => format!(" ({} stored)", HumanBytes(bytes)),
-        };
-        bar.set_message(format!("{stage}{stored}"));
+        bar.set_message(format!("{stage}{}", crate::report::one_line(&progress.stored())));
         match progress.total_bytes.filter(|total| *total > 0) {
             // An estimate can be too small: the bar then stays at its end.
             Some(total) => {
@@ -190,7 +223,7 @@ impl Bar {
                     bar.set_style(whole());
                     bar.set_length(total);
                 }
-                bar.set_position(progress.content_bytes.min(total));
+                bar.set_position(progress.content_bytes.max(progress.stored_bytes).min(total));
             }
             None => bar.set_position(progress.content_bytes.max(progress.stored_bytes)),
         }
@@ -220,4 +253,23 @@ fn whole() -> ProgressStyle {
         "{spinner} {elapsed_precise} [{bar:30}] {msg}: {bytes} of about {total_bytes}, {bytes_per_sec}",
     )
     .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_storages_show_their_own_bytes_and_one_does_not() {
+        let stored = |json: serde_json::Value| serde_json::from_value::<Progress>(json).unwrap().stored();
+        let one = serde_json::json!({ "stored_bytes": 2048, "storages": { "local": { "stored_bytes": 2048, "state": "uploading" } } });
+        assert_eq!(stored(one), " (2.00 KiB stored)");
+        let two = serde_json::json!({ "stored_bytes": 2048, "storages": {
+            "local": { "stored_bytes": 2048, "state": "uploading" },
+            "offsite": { "stored_bytes": 1024, "state": "failed", "message": "unavailable" },
+        } });
+        assert_eq!(stored(two), " (local 2.00 KiB, offsite failed)");
+        let repair = serde_json::json!({ "copy": 2, "copies": 3, "stored_bytes": 5, "total_bytes": 10 });
+        assert_eq!(stored(repair), " (copy 2 of 3)");
+    }
 }

@@ -1,3 +1,5 @@
+use std::num::NonZeroU32;
+
 use crate::{
     artifact::{Compression, Format},
     byte_size::ByteSize,
@@ -22,6 +24,9 @@ super::section! {
         gzip_level: u32 = 6;
         /// Names of the storages that take a project's backups. Default: every configured storage.
         storages: Vec<String> = Vec::new();
+        /// Good copies without which a backup does not count as safe: with fewer it is completed, `copies_missing` tells how many are missing,
+        /// and retention does not count it. Never more than the storages that take the backup. Default: a copy in each of them.
+        required_copies: Option<NonZeroU32> = None;
         /// How long `pg_dump` waits for a table's lock, in seconds, before the attempt fails and is retried. Default: 60.
         lock_wait_seconds: u64 = 60;
     }

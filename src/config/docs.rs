@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::SECTIONS;
+use super::{Field, S3StorageConfig, SECTIONS};
 
 const HEAD: &str = "# Configuration
 
@@ -23,15 +23,61 @@ const STORAGES: &str = "
 
 Where backups are kept. Without any, one storage named `local` below the data directory. Names are letters, digits, `-` and `_`.
 
+The documented variables make storages as well: see below. Other settings of storages have no variable.
+
+### type = \"local\"
+
+A directory on this machine, or one that is mounted here.
+
 | Setting | Meaning |
 |---|---|
-| `type` | `local`: a directory on this machine, or one that is mounted here. |
 | `root` | The directory below which artifacts are kept. Made when missing. |
 
 ```toml
 [storages.local]
 type = \"local\"
 root = \"/srv/backups\"
+```
+
+### type = \"telegram\"
+
+A Telegram chat, best a private channel of its own, as a second copy: [telegram.md](telegram.md) tells how to set it up, and what Telegram
+promises and what not.
+
+| Setting | Meaning |
+|---|---|
+| `bot_token`, `bot_token_file` | The bot's token from @BotFather, or a file that holds it. |
+| `chat_id` | The chat: a number such as `-1001234567890`, or `@name` of a public channel. |
+| `base_url` | Where the Bot API answers. Default `https://api.telegram.org`. `http` is taken for this machine and private networks only. |
+| `allow_insecure_http` | Takes an `http` address anywhere: the token and every answer then travel in the clear. Default `false`. |
+| `profile` | `cloud` (default): Telegram's own server. `local`: a Bot API server of one's own, started with `--local`. Never mixed in one chat. |
+| `part_size` | Size of one document; held in memory while it is sent or read. Default and largest 19 MiB for `cloud`; for `local` 64 MiB, at most 2000 MB. |
+| `max_artifact` | Refuses larger artifacts. Default: no limit. |
+| `messages_per_minute` | Messages a minute into the chat. Default 20; 0: as fast as the server takes them. |
+| `timeout_seconds` | Within which the Bot API must answer; a document has more by its size. Default 60. |
+| `allow_plaintext` | Takes artifacts that are not encrypted. Default `false`. |
+
+```toml
+[storages.channel]
+type = \"telegram\"
+bot_token_file = \"/etc/holdfast/bot.token\"
+chat_id = -1001234567890
+```
+";
+
+const S3: &str = "
+[s3.md](s3.md) tells how to set up bucket, key and lifecycle.
+
+With `AWS_S3_BUCKET_NAME` set, and no storage of type `s3` in the file, the variables make a storage named `s3` beside the others.
+In a file's storage of type `s3` they fill in what is missing: the region, and the keys when neither is given.
+
+```toml
+[storages.s3-main]
+type = \"s3\"
+bucket = \"acme-backups\"
+region = \"eu-central-1\"
+access_key = \"AKIA…\"
+secret_key_file = \"/etc/holdfast/s3-main.key\"
 ```
 ";
 
@@ -47,10 +93,25 @@ pub fn markdown() -> String {
             if !variables.contains(&by_rule.as_str()) {
                 variables.push(&by_rule);
             }
-            let variables = variables.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", ");
-            let doc = field.doc.split_whitespace().collect::<Vec<_>>().join(" ");
-            let _ = writeln!(page, "| `{}` | {variables} | {doc} |", field.name);
+            row(&mut page, field, &variables);
         }
     }
-    page + STORAGES
+    page.push_str(STORAGES);
+    storage(&mut page, "s3", S3StorageConfig::ABOUT, S3StorageConfig::FIELDS);
+    page + S3
+}
+
+fn row(page: &mut String, field: &Field, variables: &[&str]) {
+    let variables = variables.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", ");
+    let doc = field.doc.split_whitespace().collect::<Vec<_>>().join(" ");
+    let _ = writeln!(page, "| `{}` | {variables} | {doc} |", field.name);
+}
+
+/// The settings of one type of storage.
+fn storage(page: &mut String, kind: &str, about: &str, fields: &[Field]) {
+    let about = about.trim();
+    let _ = write!(page, "\n### type = \"{kind}\"\n\n{about}\n\n| Setting | Variable | Meaning |\n|---|---|---|\n");
+    for field in fields {
+        row(page, field, field.variables);
+    }
 }

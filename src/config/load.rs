@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, LocalStorageConfig, SECTIONS, Secret, StorageConfig};
+use super::{Config, LocalStorageConfig, SECTIONS, Secret, StorageConfig, well_known, well_known_telegram::telegram};
 use crate::postgres::connect::SslMode;
 
 /// The file that is looked for in the working directory.
@@ -85,10 +85,15 @@ pub fn load(file: Option<&Path>, environment: &BTreeMap<String, String>) -> Resu
     }
     read_secret_file(&mut config.database.url, config.database.url_file.as_deref(), "database.url")?;
     read_secret_file(&mut config.auth.jwt_secret, config.auth.jwt_secret_file.as_deref(), "auth.jwt_secret")?;
+    for (name, storage) in &mut config.storages {
+        read_storage_secrets(name, storage)?;
+    }
     if config.storages.is_empty() {
         let root = config.data_dir.join("storage");
         config.storages.insert("local".to_owned(), StorageConfig::Local(LocalStorageConfig { root }));
     }
+    well_known::s3(&mut config.storages, environment)?;
+    telegram(&mut config.storages, environment)?;
     check(&config)?;
     Ok(config)
 }
@@ -178,6 +183,27 @@ fn read_secret_file(value: &mut Option<Secret>, file: Option<&Path>, name: &str)
     Ok(())
 }
 
+/// Takes a storage's secrets from their files.
+fn read_storage_secrets(name: &str, storage: &mut StorageConfig) -> Result<(), ConfigError> {
+    match storage {
+        StorageConfig::Local(_) => Ok(()),
+        StorageConfig::S3(s3) => {
+            for (value, file, field) in [
+                (&mut s3.access_key, &s3.access_key_file, "access_key"),
+                (&mut s3.secret_key, &s3.secret_key_file, "secret_key"),
+                (&mut s3.session_token, &s3.session_token_file, "session_token"),
+            ] {
+                read_secret_file(value, file.as_deref(), &format!("storages.{name}.{field}"))?;
+            }
+            Ok(())
+        }
+        StorageConfig::Telegram(telegram) => {
+            let file = telegram.bot_token_file.clone();
+            read_secret_file(&mut telegram.bot_token, file.as_deref(), &format!("storages.{name}.bot_token"))
+        }
+    }
+}
+
 /// What no type can say.
 fn check(config: &Config) -> Result<(), ConfigError> {
     let refuse = |message: String| Err(ConfigError::Invalid(message));
@@ -218,6 +244,17 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
         if !safe {
             return refuse(format!("storage name {name:?} is not valid: use 1 to 63 letters, digits, '-' or '_'"));
+        }
+    }
+    for (name, storage) in &config.storages {
+        match storage {
+            StorageConfig::Local(_) => {}
+            StorageConfig::S3(s3) => {
+                s3.check().map_err(|why| ConfigError::Invalid(format!("storages.{name}: {why}")))?;
+            }
+            StorageConfig::Telegram(telegram) => {
+                telegram.check().map_err(|why| ConfigError::Invalid(format!("storages.{name}: {why}")))?;
+            }
         }
     }
     for name in &config.backup.storages {

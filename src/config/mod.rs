@@ -16,7 +16,11 @@ mod restore;
 mod secret;
 mod secrets;
 mod storage;
+mod storage_s3;
+mod storage_telegram;
 mod tools;
+mod well_known;
+mod well_known_telegram;
 mod worker;
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -36,6 +40,8 @@ pub use self::{
     secret::Secret,
     secrets::SecretsConfig,
     storage::{LocalStorageConfig, StorageConfig},
+    storage_s3::{S3Checksum, S3StorageConfig},
+    storage_telegram::{ChatId, TelegramProfile, TelegramStorageConfig},
     tools::ToolsConfig,
     worker::WorkerConfig,
 };

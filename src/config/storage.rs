@@ -4,11 +4,38 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::{S3StorageConfig, TelegramStorageConfig};
+
 /// One configured storage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum StorageConfig {
     Local(LocalStorageConfig),
+    S3(Box<S3StorageConfig>),
+    Telegram(Box<TelegramStorageConfig>),
+}
+
+impl StorageConfig {
+    /// The word that the configuration has for its kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Local(_) => "local",
+            Self::S3(_) => "s3",
+            Self::Telegram(_) => "telegram",
+        }
+    }
+
+    /// Where the copies are, for people; without secrets.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Local(local) => local.root.display().to_string(),
+            Self::S3(s3) => {
+                let url = s3.bucket_url().map_or_else(|_| s3.bucket.clone(), |(url, _)| url);
+                if s3.prefix.is_empty() { url } else { format!("{url}, below {}/", s3.prefix) }
+            }
+            Self::Telegram(telegram) => telegram.chat_id.to_string(),
+        }
+    }
 }
 
 /// A directory on this machine, or one that is mounted here.

@@ -79,6 +79,7 @@ const COLUMNS: &[Column] = &[
     text("backups", "pg_version"),
     exactly("backups", "verified_at", TIME),
     exactly("backups", "pinned", BOOL),
+    exactly("backups", "required_copies", INT),
     exactly("backups", "manifest", JSON),
     exactly("jobs", "id", UUID),
     text("jobs", "type"),

@@ -6,7 +6,10 @@ mod migrate;
 
 use std::time::Duration;
 
-use sqlx::{PgPool, Postgres, Transaction, postgres::PgPoolOptions};
+use sqlx::{
+    PgPool, Postgres, Transaction,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 
 pub use self::migrate::{MigrateError, migrate, pending};
 use crate::{config::DatabaseConfig, postgres::connect::ConnectInfo};
@@ -14,13 +17,24 @@ use crate::{config::DatabaseConfig, postgres::connect::ConnectInfo};
 /// Opens the pool. A connection is retired after 15 minutes and a statement may not hold a transaction open idle, so that one lost
 /// client cannot block the queue.
 pub async fn connect(info: &ConnectInfo, config: &DatabaseConfig) -> Result<PgPool, sqlx::Error> {
-    let options = info.options().options([("idle_in_transaction_session_timeout", "60s")]);
+    pool_options(config).connect_with(options(info)).await
+}
+
+/// The same for a database that may be down: the first connection is made when it is needed, and given up sooner, because its caller has
+/// other things to do.
+pub fn connect_lazily(info: &ConnectInfo, config: &DatabaseConfig) -> PgPool {
+    pool_options(config).acquire_timeout(Duration::from_secs(3)).connect_lazy_with(options(info))
+}
+
+fn options(info: &ConnectInfo) -> PgConnectOptions {
+    info.options().options([("idle_in_transaction_session_timeout", "60s")])
+}
+
+fn pool_options(config: &DatabaseConfig) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(config.max_connections)
         .acquire_timeout(Duration::from_secs(10))
         .max_lifetime(Duration::from_secs(15 * 60))
-        .connect_with(options)
-        .await
 }
 
 /// Begins a transaction on a task of its own: when the caller is cancelled meanwhile, the transaction is still rolled back before

@@ -281,7 +281,7 @@ fn artifact(app: &App, backup: &Value) -> String {
     let name = backup["copies"][0]["storage"].as_str().or(backup["storage"].as_str()).unwrap_or_default();
     match app.config.storages.get(name) {
         Some(StorageConfig::Local(local)) => local.root.join(key).display().to_string(),
-        None => key.to_owned(),
+        Some(StorageConfig::S3(_) | StorageConfig::Telegram(_)) | None => key.to_owned(),
     }
 }
 

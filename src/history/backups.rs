@@ -10,6 +10,7 @@ use crate::{
     artifact::{ArtifactName, BackupType, Encoding},
     ids::{BackupId, JobId},
     manifest::Manifest,
+    storage::S3Address,
     tenant::Scope,
 };
 
@@ -22,8 +23,9 @@ crate::artifact::words! {
         Failed = "failed",
         Cancelled = "cancelled",
         Expired = "expired",
+        /// No longer usable: its copies are being deleted. Then its row goes too.
         Deleted = "deleted",
-        /// A stored copy no longer has the bytes that were recorded.
+        /// It was stored, and no copy is good any more.
         Damaged = "damaged",
     }
 }
@@ -71,6 +73,10 @@ pub struct Backup {
     pub verified_depth: Option<String>,
     pub pinned: bool,
     pub is_partial: bool,
+    /// Good copies without which it does not count as safe. `null`: not asked for.
+    pub required_copies: Option<i32>,
+    /// How many of them are missing. Only a completed backup that lacks none counts as good for retention.
+    pub copies_missing: i32,
     #[serde(skip)]
     pub manifest: Option<serde_json::Value>,
 }
@@ -87,6 +93,12 @@ impl Backup {
 
     pub fn is(&self, status: BackupStatus) -> bool {
         self.status == status.as_str()
+    }
+
+    /// Whether it is stored as safely as was asked for. The same in SQL, for a backup `b`: `b.status = 'completed' AND
+    /// control_plane.holdfast_copies_missing(b.id, b.status, b.required_copies) = 0`.
+    pub fn is_complete(&self) -> bool {
+        self.is(BackupStatus::Completed) && self.copies_missing == 0
     }
 }
 
@@ -117,7 +129,7 @@ pub async fn create(executor: impl PgExecutor<'_>, new: &NewBackup) -> Result<()
         new.backup_type.as_str(),
         new.key.as_str(),
         new.key.file_name(),
-        new.encoding.format.as_str(),
+        new.encoding.format.map(crate::artifact::Format::as_str),
         new.encoding.compression.as_str(),
         new.encoding.encryption.as_str(),
         if new.is_scheduled { "scheduled" } else { "manual" },
@@ -157,7 +169,8 @@ pub struct Completed<'a> {
 pub async fn complete(executor: impl PgExecutor<'_>, id: BackupId, done: &Completed<'_>) -> Result<(), HistoryError> {
     let Manifest { head, body } = done.manifest;
     let manifest = serde_json::to_value(done.manifest).map_err(|e| sqlx::Error::Encode(e.into()))?;
-    let version = body.database.server_version;
+    let database = body.database();
+    let version = database.map(|content| content.server_version);
     sqlx::query!(
         "UPDATE control_plane.backups
          SET status = 'completed', finished_at = now(), message = $2, storage = $3, size = $4, sha256 = $5, content_size = $6,
@@ -170,11 +183,30 @@ pub async fn complete(executor: impl PgExecutor<'_>, id: BackupId, done: &Comple
         head.stored.sha256.to_string(),
         body.content.bytes as i64,
         body.content.sha256.to_string(),
-        body.database.table_count as i64,
-        body.database.row_count as i64,
-        format!("{}.{}", version / 10_000, version % 10_000),
+        database.map(|content| content.table_count as i64),
+        database.map(|content| content.row_count as i64),
+        version.map(|version| format!("{}.{}", version / 10_000, version % 10_000)),
         manifest,
         head.key.as_str(),
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Where the first good copy in a bucket is: `s3_url`, `s3_region`, `s3_bucket`. For the transaction that completes the backup, or makes the
+/// copy good.
+pub async fn set_s3_address(
+    executor: impl PgExecutor<'_>,
+    id: BackupId,
+    address: &S3Address,
+) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "UPDATE control_plane.backups SET s3_url = $2, s3_region = $3, s3_bucket = $4 WHERE id = $1",
+        id.0,
+        address.url,
+        address.region,
+        address.bucket,
     )
     .execute(executor)
     .await?;
@@ -202,25 +234,23 @@ pub async fn close(
     Ok(())
 }
 
-/// What a verification found: `proved` when all was as recorded, `readable` when at least one copy has the recorded bytes. A backup
-/// without a readable copy is `damaged`.
+/// A verification is over. `proved`: all was as recorded, so the time is kept. What it found in the copies is written by
+/// [`settle_copies`](super::settle_copies); `message` is what else there is to say.
 pub async fn verified(
     executor: impl PgExecutor<'_>,
     id: BackupId,
     depth: &str,
     proved: bool,
-    readable: bool,
     message: Option<&str>,
 ) -> Result<(), HistoryError> {
     sqlx::query!(
         "UPDATE control_plane.backups
          SET verified_at = CASE WHEN $3 THEN now() ELSE verified_at END, verified_depth = CASE WHEN $3 THEN $2 ELSE verified_depth END,
-             status = CASE WHEN $4 THEN 'completed' ELSE 'damaged' END, message = coalesce($5, message)
+             message = coalesce($4, message)
          WHERE id = $1 AND status IN ('completed', 'damaged')",
         id.0,
         depth,
         proved,
-        readable,
         message,
     )
     .execute(executor)
@@ -234,7 +264,8 @@ pub async fn get(executor: impl PgExecutor<'_>, scope: &Scope, id: BackupId) -> 
         Backup,
         r#"SELECT id, project_id, type AS "type", status, message, file_name, file_id, format, compression, encryption, backup_type, number,
                   size, sha256, content_size, content_sha256, table_count, row_count, pg_version, storage, s3_url, s3_region, s3_bucket,
-                  job_id, created_by, created_at, started_at, finished_at, expires_at, verified_at, verified_depth, pinned, is_partial, manifest
+                  job_id, created_by, created_at, started_at, finished_at, expires_at, verified_at, verified_depth, pinned, is_partial,
+                  required_copies, control_plane.holdfast_copies_missing(id, status, required_copies) AS "copies_missing!", manifest
            FROM control_plane.backups b
            WHERE id = $1 AND ($2::text[] IS NULL OR project_id = ANY($2))
              AND ($3::text IS NULL OR EXISTS (SELECT 1 FROM control_plane.projects p WHERE p.id = b.project_id AND p.organization_id = $3))"#,
@@ -260,7 +291,8 @@ pub struct BackupFilter {
     pub limit: i64,
 }
 
-/// One page of backups within reach. Manifests are left out: they can be large.
+/// One page of backups within reach. Those that are being deleted are listed only when asked for by status. Manifests are left out: they can
+/// be large.
 pub async fn list(pool: &PgPool, scope: &Scope, filter: &BackupFilter) -> Result<Vec<Backup>, HistoryError> {
     let (before_at, before_id) = filter.before.unzip();
     Ok(sqlx::query_as!(
@@ -268,13 +300,14 @@ pub async fn list(pool: &PgPool, scope: &Scope, filter: &BackupFilter) -> Result
         r#"SELECT id, project_id, type AS "type", status, message, file_name, file_id, format, compression, encryption, backup_type, number,
                   size, sha256, content_size, content_sha256, table_count, row_count, pg_version, storage, s3_url, s3_region, s3_bucket,
                   job_id, created_by, created_at, started_at, finished_at, expires_at, verified_at, verified_depth, pinned, is_partial,
+                  required_copies, control_plane.holdfast_copies_missing(id, status, required_copies) AS "copies_missing!",
                   NULL::jsonb AS manifest
            FROM control_plane.backups b
            WHERE ($1::text[] IS NULL OR project_id = ANY($1))
              AND ($2::text IS NULL OR EXISTS (SELECT 1 FROM control_plane.projects p WHERE p.id = b.project_id AND p.organization_id = $2))
              AND ($3::text IS NULL OR project_id = $3)
              AND ($4::text IS NULL OR type = $4)
-             AND ($5::text IS NULL OR status = $5)
+             AND (status = $5 OR ($5::text IS NULL AND status <> 'deleted'))
              AND ($6::timestamptz IS NULL OR created_at >= $6)
              AND ($7::timestamptz IS NULL OR created_at < $7)
              AND ($8::timestamptz IS NULL OR (expires_at < $8 AND status = 'completed'))

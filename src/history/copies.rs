@@ -1,23 +1,34 @@
-//! A backup's copies: one row per storage.
+//! A backup's copies: one row per storage. A backup with one good copy or more is stored; with as many as are required it is complete.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
-use super::HistoryError;
+use super::{BackupStatus, HistoryError};
 use crate::{ids::BackupId, storage::Locator};
 
 crate::artifact::words! {
     /// What is known of a copy.
     CopyStatus, "copy status" {
         Good = "good",
+        /// It waits to be made from a good one.
+        Pending = "pending",
         /// It could not be written.
         Failed = "failed",
         /// It was written, and no longer has the bytes that were recorded.
         Damaged = "damaged",
+        /// Its backup is being deleted, and it is gone.
+        Deleted = "deleted",
+        /// Its backup is being deleted, and bytes of it remain that cannot be deleted.
+        Remains = "remains",
     }
 }
+
+/// What a backup's message begins with while some copies are not good.
+const NOT_EVERYWHERE: &str = "stored, but not everywhere: ";
+/// What it begins with when none is.
+const NOWHERE: &str = "no good copy is left: ";
 
 /// One artifact in one storage.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -25,7 +36,7 @@ pub struct Copy {
     #[serde(skip)]
     pub backup_id: Uuid,
     pub storage: String,
-    /// `good`, `failed` or `damaged`.
+    /// `good`, `pending` (to be made from a good one), `failed` or `damaged`.
     pub status: String,
     #[schema(value_type = Option<Object>)]
     pub locator: Option<serde_json::Value>,
@@ -73,6 +84,20 @@ pub async fn put_copy(
     Ok(())
 }
 
+/// A copy that is made later, from a good one.
+pub async fn await_copy(executor: impl PgExecutor<'_>, backup: BackupId, storage: &str) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "INSERT INTO control_plane.backup_copies (backup_id, storage, status) VALUES ($1, $2, 'pending')
+         ON CONFLICT (backup_id, storage) DO UPDATE SET status = 'pending', locator = NULL, manifest_locator = NULL, message = NULL,
+             checked_at = NULL",
+        backup.0,
+        storage,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
 /// Whether some backup has a good copy in this storage: it has proved itself.
 pub async fn has_good_copy_in(executor: impl PgExecutor<'_>, storage: &str) -> Result<bool, HistoryError> {
     Ok(sqlx::query_scalar!(
@@ -83,7 +108,7 @@ pub async fn has_good_copy_in(executor: impl PgExecutor<'_>, storage: &str) -> R
     .await?)
 }
 
-/// What a check of a stored copy found.
+/// Writes what is known of a copy, whatever was known before.
 pub async fn mark_copy(
     executor: impl PgExecutor<'_>,
     backup: BackupId,
@@ -103,13 +128,164 @@ pub async fn mark_copy(
     Ok(())
 }
 
+/// What a look at the bytes of a copy found, in a transaction that holds the backup's row. Nothing is written, and `false` returned, when the
+/// row is not what it was before the look: those bytes have been replaced meanwhile, or judged by another.
+pub async fn judge_copy(
+    executor: impl PgExecutor<'_>,
+    seen: &Copy,
+    status: CopyStatus,
+    message: Option<&str>,
+) -> Result<bool, HistoryError> {
+    let changed = sqlx::query!(
+        "UPDATE control_plane.backup_copies SET status = $5, message = $6, checked_at = now()
+         WHERE backup_id = $1 AND storage = $2 AND status = $3 AND checked_at IS NOT DISTINCT FROM $4",
+        seen.backup_id,
+        seen.storage,
+        seen.status,
+        seen.checked_at,
+        status.as_str(),
+        message,
+    )
+    .execute(executor)
+    .await?;
+    Ok(changed.rows_affected() == 1)
+}
+
+/// A copy could not be made: the reason is kept. A damaged one stays damaged.
+pub async fn copy_failed(
+    executor: impl PgExecutor<'_>,
+    backup: BackupId,
+    storage: &str,
+    message: &str,
+) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "UPDATE control_plane.backup_copies
+         SET status = CASE WHEN status = 'damaged' THEN status ELSE 'failed' END, message = $3, checked_at = now()
+         WHERE backup_id = $1 AND storage = $2 AND status <> 'good'",
+        backup.0,
+        storage,
+        message,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
 /// The copies of these backups, which the caller has reached through its scope already.
-pub async fn copies(pool: &PgPool, backups: &[Uuid]) -> Result<Vec<Copy>, HistoryError> {
+pub async fn copies(executor: impl PgExecutor<'_>, backups: &[Uuid]) -> Result<Vec<Copy>, HistoryError> {
     Ok(sqlx::query_as!(
         Copy,
         "SELECT backup_id, storage, status, locator, message, checked_at FROM control_plane.backup_copies
          WHERE backup_id = ANY($1) ORDER BY backup_id, created_at, storage",
         backups,
+    )
+    .fetch_all(executor)
+    .await?)
+}
+
+/// Asks for so many good copies: with fewer the backup is stored, but not complete.
+pub async fn require_copies(executor: impl PgExecutor<'_>, id: BackupId, copies: i32) -> Result<(), HistoryError> {
+    sqlx::query!("UPDATE control_plane.backups SET required_copies = $2 WHERE id = $1", id.0, copies)
+        .execute(executor)
+        .await?;
+    Ok(())
+}
+
+/// Holds the row of a backup that has copies (`completed` or `damaged`) until the transaction ends. `false` when it has none, or is gone.
+pub async fn hold_stored(connection: &mut PgConnection, id: BackupId) -> Result<bool, HistoryError> {
+    let held = sqlx::query_scalar!(
+        "SELECT id FROM control_plane.backups WHERE id = $1 AND status IN ('completed', 'damaged') FOR UPDATE",
+        id.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(held.is_some())
+}
+
+/// What a backup's copies come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub good: usize,
+    /// Pending, failed and damaged ones.
+    pub wanting: usize,
+}
+
+/// Brings status and message of a stored backup to what its copies say: `damaged` when none is good. A message about something else
+/// stays. `file_id` becomes the first part's Telegram id where there is a good copy in a chat. `None`, and nothing is written, when the backup is not a stored one, or has no copies that are known.
+pub async fn settle_copies(connection: &mut PgConnection, id: BackupId) -> Result<Option<Standing>, HistoryError> {
+    if !hold_stored(&mut *connection, id).await? {
+        return Ok(None);
+    }
+    let copies = copies(&mut *connection, &[id.0]).await?;
+    if copies.is_empty() {
+        return Ok(None);
+    }
+    let good = copies.iter().filter(|copy| copy.is_good()).count();
+    let standing = Standing { good, wanting: copies.len() - good };
+    let (status, message) = match (good, standing.wanting) {
+        (0, _) => (BackupStatus::Damaged, Some(format!("{NOWHERE}{}", reasons(&copies)))),
+        (_, 0) => (BackupStatus::Completed, None),
+        (_, _) => (BackupStatus::Completed, Some(format!("{NOT_EVERYWHERE}{}", reasons(&copies)))),
+    };
+    sqlx::query!(
+        "UPDATE control_plane.backups
+         SET status = $2, file_id = coalesce($6, file_id),
+             message = CASE WHEN message IS NULL OR starts_with(message, $4) OR starts_with(message, $5) THEN $3 ELSE message END
+         WHERE id = $1",
+        id.0,
+        status.as_str(),
+        message,
+        NOT_EVERYWHERE,
+        NOWHERE,
+        copies.iter().filter(|copy| copy.is_good()).find_map(telegram_file_id),
+    )
+    .execute(connection)
+    .await?;
+    Ok(Some(standing))
+}
+
+/// The Telegram id of a copy's first part, by which users find it in their chat.
+fn telegram_file_id(copy: &Copy) -> Option<String> {
+    match copy.locator()? {
+        Locator::Telegram { messages, .. } => messages.into_iter().next().map(|part| part.file_id),
+        Locator::Local { .. } | Locator::Memory { .. } | Locator::S3 { .. } => None,
+    }
+}
+
+/// The copies that are not good, and why.
+fn reasons(copies: &[Copy]) -> String {
+    let reason = |copy: &Copy| match (&copy.message, copy.status == CopyStatus::Pending.as_str()) {
+        (Some(message), _) => format!("{}: {message}", copy.storage),
+        (None, true) => format!("{}: to be made from a good copy", copy.storage),
+        (None, false) => format!("{}: {}", copy.storage, copy.status),
+    };
+    copies.iter().filter(|copy| !copy.is_good()).map(reason).collect::<Vec<_>>().join("; ")
+}
+
+/// A copy that is not good of a backup that has a good one.
+#[derive(Clone, Debug)]
+pub struct WantingCopy {
+    pub backup_id: Uuid,
+    pub project_id: String,
+    pub storage: String,
+    /// The artifact's stored bytes.
+    pub size: i64,
+}
+
+/// The copies in these storages that could be made from good ones, and that no job is to make. Newest backups first; at most 1000.
+pub async fn wanting_copies(pool: &PgPool, storages: &[String]) -> Result<Vec<WantingCopy>, HistoryError> {
+    Ok(sqlx::query_as!(
+        WantingCopy,
+        r#"SELECT b.id AS "backup_id!", b.project_id, c.storage, b.size
+           FROM control_plane.backup_copies c JOIN control_plane.backups b ON b.id = c.backup_id
+           WHERE c.status <> 'good' AND c.storage = ANY($1) AND b.status = 'completed' AND b.manifest IS NOT NULL
+             AND EXISTS (SELECT 1 FROM control_plane.backup_copies g WHERE g.backup_id = b.id AND g.status = 'good')
+             AND NOT EXISTS (
+                 SELECT 1 FROM control_plane.jobs j
+                 WHERE j.type = 'repair_copies' AND j.project_id = b.project_id AND j.status IN ('pending', 'in_progress')
+                   AND j.payload -> 'request' ->> 'backup_id' = b.id::text)
+           ORDER BY b.created_at DESC, b.id, c.storage LIMIT 1000"#,
+        storages,
     )
     .fetch_all(pool)
     .await?)

@@ -49,11 +49,22 @@ pub async fn record(connection: &mut PgConnection, event: &Event<'_>) -> Result<
     if let Some(job) = event.detail.get("job_id") {
         metadata["job_id"] = job.clone();
     }
+    project_log(connection, event.project_id, level, &format!("backup {}", event.event), metadata).await
+}
+
+/// Writes what a project's own people are told.
+pub(super) async fn project_log(
+    connection: &mut PgConnection,
+    project_id: &str,
+    level: &str,
+    message: &str,
+    metadata: serde_json::Value,
+) -> Result<(), HistoryError> {
     sqlx::query!(
         "INSERT INTO control_plane.project_logs (project_id, level, message, metadata) VALUES ($1, $2, $3, $4)",
-        event.project_id,
+        project_id,
         level,
-        format!("backup {}", event.event),
+        message,
         metadata,
     )
     .execute(connection)
@@ -73,14 +84,15 @@ pub struct PastEvent {
     pub detail: serde_json::Value,
 }
 
-/// The events of one backup within reach, oldest first.
+/// The events of one backup within reach, oldest first; also of one that was deleted. The row that a deletion has moved into its event is
+/// told without the manifest, which can be large.
 pub async fn events(pool: &PgPool, scope: &Scope, backup: BackupId) -> Result<Vec<PastEvent>, HistoryError> {
     Ok(sqlx::query_as!(
         PastEvent,
-        "SELECT at, event, actor, address, outcome, detail FROM control_plane.backup_history h
+        r#"SELECT at, event, actor, address, outcome, detail #- '{backup,manifest}' AS "detail!" FROM control_plane.backup_history h
          WHERE backup_id = $1 AND ($2::text[] IS NULL OR project_id = ANY($2))
            AND ($3::text IS NULL OR EXISTS (SELECT 1 FROM control_plane.projects p WHERE p.id = h.project_id AND p.organization_id = $3))
-         ORDER BY id",
+         ORDER BY id"#,
         backup.0,
         scope.project_ids(),
         scope.organization_id(),

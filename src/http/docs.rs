@@ -28,7 +28,7 @@ use super::{
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
-        (name = "backup", description = "Backups: take, list, look at, download, verify and restore them."),
+        (name = "backup", description = "Backups: take, list, look at, download, verify, restore and delete them."),
         (name = "jobs", description = "Jobs: what was asked for, how far it has come, cancel and undo."),
         (name = "health", description = "Whether the service runs and can work. Open to everyone."),
     ),
@@ -64,7 +64,11 @@ pub(super) fn documented(routes: OpenApiRouter<Api>) -> (Router<Api>, OpenApi) {
     );
     components.schemas.insert(ProblemDocument::name().into_owned(), ProblemDocument::schema());
     for (path, item) in &mut document.paths.paths {
-        for (method, operation) in [(HttpMethod::Get, &mut item.get), (HttpMethod::Post, &mut item.post)] {
+        for (method, operation) in [
+            (HttpMethod::Get, &mut item.get),
+            (HttpMethod::Post, &mut item.post),
+            (HttpMethod::Delete, &mut item.delete),
+        ] {
             if let Some(operation) = operation {
                 complete(path, method, operation);
             }
@@ -95,7 +99,7 @@ fn complete(path: &str, method: HttpMethod, operation: &mut Operation) {
         failures.push((413, "The body is larger than is allowed."));
         failures.push((415, "The body is not marked as JSON."));
     }
-    if matches!(method, HttpMethod::Post) {
+    if matches!(method, HttpMethod::Post | HttpMethod::Delete) {
         failures.push((400, "The Idempotency-Key is not usable."));
         failures
             .push((409, "The request does not fit the object's state, or its Idempotency-Key was used for another."));

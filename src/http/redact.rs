@@ -16,6 +16,9 @@ const HIDDEN: &str = "[hidden]";
 /// `host name "h"`, `for user "u"` (PostgreSQL's fe-connect.c, auth.c and hba.c).
 const BEFORE_NAMES: [&str; 5] = ["at", "socket", "host", "name", "user"];
 
+/// Members that say where bytes are, as those of a copy's row do.
+const LOCATORS: [&str; 2] = ["locator", "manifest_locator"];
+
 fn is_told_all(caller: &Caller) -> bool {
     match caller.role {
         Role::Operator => true,
@@ -65,7 +68,11 @@ fn in_json(value: &mut Value) {
     match value {
         Value::String(text) => *text = without_endpoints(text),
         Value::Array(items) => items.iter_mut().for_each(in_json),
-        Value::Object(members) => members.values_mut().for_each(in_json),
+        Value::Object(members) => {
+            // Of the rows that a deletion has moved into its event.
+            members.retain(|name, _| !LOCATORS.contains(&name.as_str()));
+            members.values_mut().for_each(in_json);
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

@@ -135,7 +135,7 @@ impl From<RestoreError> for JobError {
 
 impl From<storage::Error> for JobError {
     fn from(error: storage::Error) -> Self {
-        Self::by(error.kind.may_pass(), error.kind.code(), error)
+        Self::by(error.kind.may_pass(), error.kind.code(), format!("{error:#}"))
     }
 }
 

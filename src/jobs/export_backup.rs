@@ -2,6 +2,8 @@
 //!
 //! What always holds: the backup is `completed` only after every exit status was good, the artifact was committed and read back, and its
 //! manifest lies beside it. An attempt that finds what an earlier one published takes it over, or removes it and begins again.
+//!
+//! One dump feeds all storages but those too slow for it, whose copies are made afterwards, as are those that failed, by `repair_copies`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,8 +11,9 @@ use tokio::sync::watch;
 
 use super::{
     context::{JobContext, JobError, StopReason},
-    ending,
+    copies, ending,
     queue::{self, Ending, Renewal},
+    repair_copies,
     request::{Export, ExportPayload},
     restore_backup,
 };
@@ -21,9 +24,9 @@ use crate::{
     history::{self, Completed, Event, NewBackup},
     ids::{BackupId, ProjectId},
     manifest::{self, Body, Head, Manifest},
-    pipeline::{self, BackupRun, PipelineError, Progress},
+    pipeline::{self, BackupRun, PipelineError, Progress, ReadBack},
     source::pg_dump::{PgDump, PgDumpOptions},
-    storage::{self, ErrorKind, Locator, Storage},
+    storage::{self, ErrorKind, Locator, Pace, Storage},
     tenant::{Caller, Scope},
     transform::EncodeOptions,
 };
@@ -36,6 +39,21 @@ struct Published {
     storage: String,
     artifact: Locator,
     manifest: Locator,
+    read_back: ReadBack,
+}
+
+/// Why a storage has no copy yet.
+enum Missing {
+    /// It is too slow for a dump to wait for: its copy is made afterwards.
+    Afterwards,
+    Failed(String),
+}
+
+/// Where the copies of one attempt are, and where not.
+#[derive(Default)]
+struct Copies {
+    published: Vec<Published>,
+    missing: Vec<(String, Missing)>,
 }
 
 /// One attempt.
@@ -52,21 +70,28 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     history::start(&mut *transaction, payload.backup_id).await?;
     transaction.commit().await?;
     let storages = storages(app, &payload.storages)?;
+    let (fed, afterwards) = feed(storages.clone());
     if let Some((manifest, published)) = take_over(context, &payload, &storages).await? {
         context.log("info", "an earlier attempt had stored the backup: taken over").await;
-        let lost = |name: &String| (name.clone(), "the worker was lost before this copy was complete".to_owned());
-        let has = |name: &String| published.iter().any(|copy| copy.storage == *name);
-        let missing: Vec<_> = payload.storages.iter().filter(|name| !has(name)).map(lost).collect();
-        return complete(context, &manifest, &published, &missing).await;
+        let missing = |name: &String| {
+            let lost = "the worker was lost before this copy was complete".to_owned();
+            let why = if afterwards.contains(name) { Missing::Afterwards } else { Missing::Failed(lost) };
+            (name.clone(), why)
+        };
+        let has = |name: &&String| published.iter().any(|copy| copy.storage == **name);
+        let missing = payload.storages.iter().filter(|name| !has(name)).map(missing).collect();
+        return complete(context, &manifest, &Copies { published, missing }).await;
     }
 
+    let format =
+        payload.encoding.format.ok_or_else(|| JobError::fail("job.payload", "the job names no format of a dump"))?;
     let connect = app.project_database(&project).await?;
     let source = PgDump::new(
         Arc::clone(&app.tools),
         PgDumpOptions {
             scope: project.dump_scope(&connect.database),
             connect,
-            format: payload.encoding.format,
+            format,
             compress_level: None,
             lock_wait: Duration::from_secs(app.config.backup.lock_wait_seconds),
             tool: None,
@@ -74,7 +99,7 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         },
     );
     let mut is_proved = true;
-    for (name, _) in &storages {
+    for (name, _) in &fed {
         is_proved &= history::has_good_copy_in(&app.pool, name).await?;
     }
     context.stage("dumping").await;
@@ -89,9 +114,10 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             recipients: recipients(app, payload.encoding.encryption)?,
         },
-        storages: storages.clone(),
+        storages: fed.clone(),
         name: payload.key.clone(),
         attempt: context.lease.token,
+        caption: payload.request.caption.clone(),
         max_size: app.config.backup.max_size,
         timeout: Duration::from_secs(app.config.backup.timeout_seconds),
         progress,
@@ -120,40 +146,66 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
             created_at: backup.created_at,
             expires_at: backup.expires_at,
         },
-        body: Body { content: stored.content, database: stored.report.database },
+        body: Body { content: stored.content, holds: stored.report.holds },
     };
-    let mut published = Vec::new();
-    let mut failed: Vec<(String, String)> =
-        stored.failed_copies.into_iter().map(|(name, error)| (name, error.to_string())).collect();
+    let mut copies = Copies::default();
+    copies.missing.extend(afterwards.into_iter().map(|name| (name, Missing::Afterwards)));
+    copies.missing.extend(stored.failed_copies.into_iter().map(|(name, e)| (name, Missing::Failed(format!("{e:#}")))));
     for copy in stored.copies {
-        let Some((_, storage)) = storages.iter().find(|(name, _)| *name == copy.storage) else { continue };
+        let Some((_, storage)) = fed.iter().find(|(name, _)| *name == copy.storage) else { continue };
         // Another worker may be storing the same backup by now: then it clears away, or takes over, what lies here.
         still_ours(context).await?;
         match publish_manifest(context, storage.as_ref(), &manifest).await {
-            Ok(locator) => {
-                published.push(Published { storage: copy.storage, artifact: copy.locator, manifest: locator });
-            }
-            Err(error) => failed.push((copy.storage, error.to_string())),
+            Ok(locator) => copies.published.push(Published {
+                storage: copy.storage,
+                artifact: copy.locator,
+                manifest: locator,
+                read_back: copy.read_back,
+            }),
+            Err(error) => copies.missing.push((copy.storage, Missing::Failed(error.to_string()))),
         }
     }
-    if published.is_empty() {
-        let reasons = failed.iter().map(|(name, error)| format!("{name}: {error}")).collect::<Vec<_>>().join("; ");
+    if copies.published.is_empty() {
+        let reason = |(name, why): &(String, Missing)| match why {
+            Missing::Failed(error) => Some(format!("{name}: {error}")),
+            Missing::Afterwards => None,
+        };
+        let reasons = copies.missing.iter().filter_map(reason).collect::<Vec<_>>().join("; ");
         return Err(JobError::retry("storage.unavailable", format!("no storage took the backup: {reasons}")));
     }
-    complete(context, &manifest, &published, &failed).await
+    complete(context, &manifest, &copies).await
 }
 
-/// Removes what the attempts have left under final names, when no further one is made.
+/// Which storages the dump feeds, and the names of those whose copy is made afterwards. A dump holds a snapshot open, so it does not wait
+/// for a slow storage; only where there is no other, the first one is fed.
+fn feed(storages: Vec<NamedStorage>) -> (Vec<NamedStorage>, Vec<String>) {
+    let (mut fed, mut slow): (Vec<_>, Vec<_>) =
+        storages.into_iter().partition(|(_, storage)| storage.limits().pace == Pace::Streamed);
+    if fed.is_empty() && !slow.is_empty() {
+        fed.push(slow.remove(0));
+    }
+    (fed, slow.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Removes what the attempts have left under final names, when no further one is made. What cannot be removed is remembered in the
+/// copies of the backup.
 pub async fn clean_up(context: &JobContext) -> Result<(), JobError> {
     let payload = payload(context).await?;
-    for (_, storage) in storages(&context.app, &payload.storages)? {
-        sweep(context, storage.as_ref(), &payload.key).await?;
+    for (name, storage) in storages(&context.app, &payload.storages)? {
+        if let Err(error) = copies::remove(context, storage.as_ref(), &payload.key).await {
+            let message = format!("what the attempts may have left could not be removed: {error}");
+            context.log("warn", &format!("storage {name}: {message}")).await;
+            let mut transaction = db::begin(&context.app.pool).await?;
+            queue::fence(&mut transaction, context.lease).await?;
+            history::put_copy(&mut *transaction, payload.backup_id, &name, Err(&message)).await?;
+            transaction.commit().await?;
+        }
     }
     Ok(())
 }
 
 /// Looks whether the lease is held and nobody asked to stop.
-async fn still_ours(context: &JobContext) -> Result<(), JobError> {
+pub(super) async fn still_ours(context: &JobContext) -> Result<(), JobError> {
     let lease_for = Duration::from_secs(context.app.config.worker.lease_seconds);
     match queue::renew(&context.app.pool, context.lease, lease_for, None).await? {
         Renewal::Kept => context.check_stop(),
@@ -252,47 +304,57 @@ async fn take_over(
 ) -> Result<Option<(Manifest, Vec<Published>)>, JobError> {
     let mut found: Option<(Manifest, Vec<Published>)> = None;
     for (name, storage) in storages {
-        let (artifact, manifest) = (storage.find(&payload.key).await?, storage.find(&payload.key.manifest()).await?);
+        let lying = async {
+            let found = (storage.find(&payload.key).await?, storage.find(&payload.key.manifest()).await?);
+            Ok::<_, storage::Error>(found)
+        };
+        let (artifact, manifest) = match lying.await {
+            Ok(lying) => lying,
+            // It cannot be asked: the others get their copies. Should something lie there, an upload under its name is refused.
+            Err(error) => {
+                context.log("warn", &format!("storage {name}: cannot look for an earlier attempt: {error}")).await;
+                continue;
+            }
+        };
         if let (Some(artifact), Some(at)) = (&artifact, &manifest)
             && let Ok(manifest) = pipeline::read_manifest(storage.as_ref(), at, &context.app.keys.identities).await
             && manifest.head.backup_id == payload.backup_id
             && storage::fingerprint(storage.as_ref(), artifact).await.is_ok_and(|stored| stored == manifest.head.stored)
             && found.as_ref().is_none_or(|(first, _)| first.head.stored == manifest.head.stored)
         {
-            let copy = Published { storage: name.clone(), artifact: artifact.clone(), manifest: at.clone() };
+            let copy = Published {
+                storage: name.clone(),
+                artifact: artifact.clone(),
+                manifest: at.clone(),
+                read_back: ReadBack::Agreed,
+            };
             found.get_or_insert_with(|| (manifest, Vec::new())).1.push(copy);
-        } else if artifact.is_some() || manifest.is_some() {
-            sweep(context, storage.as_ref(), &payload.key).await?;
+        } else if (artifact.is_some() || manifest.is_some())
+            && let Err(error) = copies::remove(context, storage.as_ref(), &payload.key).await
+        {
+            if matches!(error, JobError::Stopped) {
+                return Err(error);
+            }
+            context.log("warn", &format!("storage {name}: cannot remove what an earlier attempt left: {error}")).await;
         }
     }
     Ok(found)
 }
 
-/// Removes an artifact and its manifest by name, the manifest first. The names are the same for all attempts, so only the holder of the
-/// lease may: a worker that was paused would else delete its successor's good backup.
-async fn sweep(context: &JobContext, storage: &dyn Storage, key: &ArtifactName) -> Result<(), JobError> {
-    queue::while_held(&context.app.pool, context.lease, async {
-        for name in [key.manifest(), key.clone()] {
-            if let Some(at) = storage.find(&name).await? {
-                storage.delete(&at).await?;
-            }
-        }
-        Ok(())
-    })
-    .await
-}
-
 /// Stores the manifest and reads it back in full.
-async fn publish_manifest(
+pub(super) async fn publish_manifest(
     context: &JobContext,
     storage: &dyn Storage,
     manifest: &Manifest,
 ) -> Result<Locator, JobError> {
     let recipients = recipients(&context.app, manifest.head.encoding.encryption)?;
-    let at = pipeline::publish_manifest(storage, manifest, &recipients, context.lease.token)
-        .await
-        .map_err(|error| JobError::retry("manifest.publish", error))?;
-    Ok(at)
+    pipeline::publish_manifest(storage, manifest, &recipients, context.lease.token).await.map_err(|error| {
+        match error.kind {
+            // The next attempt clears it away.
+            ErrorKind::Exists | ErrorKind::Corrupt => JobError::retry("manifest.publish", error),
+            _ => error.into(),
+        }
+    })
 }
 
 fn decide(error: PipelineError) -> JobError {
@@ -310,58 +372,84 @@ fn decide(error: PipelineError) -> JobError {
 /// Passes the pipeline's progress on to the job's row.
 async fn pass_on(context: JobContext, mut seen: watch::Receiver<Progress>) {
     while seen.changed().await.is_ok() {
-        let progress = *seen.borrow_and_update();
+        let progress = seen.borrow_and_update().clone();
         context.report(serde_json::json!({
             "stage": progress.stage.as_str(), "content_bytes": progress.content_bytes, "stored_bytes": progress.stored_bytes,
+            "storages": progress.storages,
         }));
     }
 }
 
-/// The history row, the copies, the audit event, the notice and the job, in one transaction that the lease fences.
-async fn complete(
-    context: &JobContext,
-    manifest: &Manifest,
-    published: &[Published],
-    failed: &[(String, String)],
-) -> Result<(), JobError> {
+/// How many good copies make this backup complete: as many as are configured, at most one in each of its storages.
+fn required_copies(app: &App, storages: usize) -> i32 {
+    let most = i32::try_from(storages).unwrap_or(i32::MAX);
+    app.config.backup.required_copies.map_or(most, |required| i32::try_from(required.get()).unwrap_or(most).min(most))
+}
+
+/// The history row, the copies, the audit event, the notice, the job for what is missing and the job's own end, in one transaction that
+/// the lease fences.
+async fn complete(context: &JobContext, manifest: &Manifest, copies: &Copies) -> Result<(), JobError> {
     let app = &context.app;
     let id = manifest.head.backup_id;
-    for (name, _) in failed {
-        if let Some(storage) = app.storages.get(name)
-            && let Err(error) = sweep(context, storage.as_ref(), &manifest.head.key).await
+    let Copies { published, missing } = copies;
+    for (name, why) in missing {
+        if let (Missing::Failed(_), Some(storage)) = (why, app.storages.get(name))
+            && let Err(error) = copies::remove(context, storage.as_ref(), &manifest.head.key).await
         {
+            if matches!(error, JobError::Stopped) {
+                return Err(error);
+            }
+            // Its copy is not good, so that `repair_copies` looks there again.
             context
                 .log("warn", &format!("storage {name}: what was stored in part could not be removed: {error}"))
                 .await;
         }
     }
-    let missing = failed.iter().map(|(name, error)| format!("{name}: {error}")).collect::<Vec<_>>().join("; ");
-    let message = (!failed.is_empty()).then(|| format!("stored, but not everywhere: {missing}"));
     let storage = published.first().map(|copy| copy.storage.as_str()).unwrap_or_default();
+    let required = required_copies(app, published.len() + missing.len());
+    let lacking = usize::try_from(required).unwrap_or_default().saturating_sub(published.len());
+    let project_id = manifest.head.project_id.as_str();
     let mut transaction = db::begin(&app.pool).await?;
     queue::fence(&mut transaction, context.lease).await?;
-    history::complete(&mut *transaction, id, &Completed { manifest, storage, message: message.as_deref() }).await?;
+    history::complete(&mut *transaction, id, &Completed { manifest, storage, message: None }).await?;
+    history::require_copies(&mut *transaction, id, required).await?;
     for copy in published {
-        history::put_copy(&mut *transaction, id, &copy.storage, Ok((&copy.artifact, &copy.manifest))).await?;
+        let Published { storage, artifact, manifest, read_back } = copy;
+        repair_copies::write_copy(&mut transaction, id, storage, artifact, manifest, *read_back).await?;
     }
-    for (name, error) in failed {
-        history::put_copy(&mut *transaction, id, name, Err(error)).await?;
+    let address = |copy: &Published| app.storages.get(&copy.storage)?.s3_address(&copy.artifact);
+    if let Some(address) = published.iter().find_map(address) {
+        history::set_s3_address(&mut *transaction, id, &address).await?;
     }
+    for (name, why) in missing {
+        match why {
+            Missing::Afterwards => history::await_copy(&mut *transaction, id, name).await?,
+            Missing::Failed(error) => history::put_copy(&mut *transaction, id, name, Err(error)).await?,
+        }
+    }
+    history::settle_copies(&mut transaction, id).await?;
+    if !missing.is_empty() {
+        repair_copies::enqueue(&mut transaction, context, id, project_id).await?;
+    }
+    let content = manifest.body.database();
     let detail = serde_json::json!({
-        "job_id": context.lease.job, "size": manifest.head.stored.bytes, "tables": manifest.body.database.table_count,
-        "rows": manifest.body.database.row_count, "storages": published.iter().map(|copy| &copy.storage).collect::<Vec<_>>(),
+        "job_id": context.lease.job, "size": manifest.head.stored.bytes, "tables": content.map(|c| c.table_count), "rows": content.map(|c| c.row_count),
+        "storages": published.iter().map(|copy| &copy.storage).collect::<Vec<_>>(),
+        "storages_missing": missing.iter().map(|(name, _)| name).collect::<Vec<_>>(), "copies_missing": lacking,
     });
     let caller = Caller::system("worker");
-    let project_id = manifest.head.project_id.as_str();
     let event = Event { backup_id: Some(id), project_id, event: "completed", caller: &caller, outcome: "ok", detail };
     history::record(&mut transaction, &event).await?;
     let payload = queue::payload(&mut *transaction, context.lease).await?;
-    let told = format!("backup of {project_id} completed: {} bytes", manifest.head.stored.bytes);
+    let mut told = format!("backup of {project_id} completed: {} bytes", manifest.head.stored.bytes);
+    if lacking > 0 {
+        let names = missing.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        told.push_str(&format!("; {lacking} of {required} copies are still missing: {names}"));
+    }
     ending::notify(&mut transaction, context, &payload, Some(id), "completed", &told)
         .await
         .map_err(|error| JobError::retry("control_plane.unavailable", error))?;
-    let result =
-        serde_json::json!({ "backup_id": id, "size": manifest.head.stored.bytes, "copies_missing": failed.len() });
+    let result = serde_json::json!({ "backup_id": id, "size": manifest.head.stored.bytes, "copies_missing": lacking });
     queue::end(&mut *transaction, context.lease, &Ending::Completed(&result)).await?;
     transaction.commit().await?;
     Ok(())

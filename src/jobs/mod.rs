@@ -1,10 +1,14 @@
 //! The jobs: a queue on `control_plane.jobs`, and one file for each thing that a worker can do.
 
+pub mod catalog;
 pub mod context;
+mod copies;
+pub mod delete_backup;
 pub mod drop_replaced;
 mod ending;
 pub mod export_backup;
 pub mod queue;
+pub mod repair_copies;
 pub mod request;
 pub mod restore_backup;
 pub mod undo_restore;

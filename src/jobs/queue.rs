@@ -2,7 +2,7 @@
 //! refuses everything that a worker writes too late (fencing). All times are the database's clock.
 //!
 //! What always holds: no job is given to two workers while its lease lives; of two workers that believe to hold a job only the
-//! one with the newest token can end it; at most one job of ours runs per project.
+//! one with the newest token can end it; at most one job of ours runs per project, and one `repair_copies` beside it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::KNOWN_TYPES;
 use crate::{
     db,
-    ids::{JobId, LeaseToken},
+    ids::{BackupId, JobId, LeaseToken},
     jobs::JobType,
     tenant::Scope,
 };
@@ -233,7 +233,8 @@ pub async fn claim(pool: &PgPool, worker: &str, lease_for: Duration) -> Result<O
                    WHERE status = 'pending' AND run_at <= now() AND type = ANY($1)
                      AND NOT EXISTS (
                          SELECT 1 FROM control_plane.jobs running
-                         WHERE running.status = 'in_progress' AND running.project_id = waiting.project_id AND running.type = ANY($1))
+                         WHERE running.status = 'in_progress' AND running.project_id = waiting.project_id AND running.type = ANY($1)
+                           AND (running.type = 'repair_copies') = (waiting.type = 'repair_copies'))
                    ORDER BY priority DESC, run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
                UPDATE control_plane.jobs j
                SET status = 'in_progress', attempts = attempts + 1, lease_owner = $2, lease_token = $3, lease_expires_at = now() + $4,
@@ -452,6 +453,28 @@ pub async fn get(executor: impl PgExecutor<'_>, scope: &Scope, id: JobId) -> Res
     .fetch_optional(executor)
     .await?
     .ok_or_else(|| QueueError::NoSuchJob(id.to_string()))
+}
+
+/// The newest job of a type about one backup, which the caller has reached through its scope already.
+pub async fn newest_about(
+    executor: impl PgExecutor<'_>,
+    job_type: JobType,
+    project_id: &str,
+    backup: BackupId,
+) -> Result<Option<Job>, QueueError> {
+    Ok(sqlx::query_as!(
+        Job,
+        r#"SELECT id, type AS "type", status, project_id, payload, result, progress, attempts, max_attempts, run_at, lease_owner,
+                  cancel_requested, error_message, created_by, created_at, started_at, finished_at
+           FROM control_plane.jobs
+           WHERE type = $1 AND project_id = $2 AND payload -> 'request' ->> 'backup_id' = $3
+           ORDER BY created_at DESC, id DESC LIMIT 1"#,
+        job_type.as_str(),
+        project_id,
+        backup.to_string(),
+    )
+    .fetch_optional(executor)
+    .await?)
 }
 
 /// Which jobs to list. Newest first; `before` is the last row of the page before.

@@ -1,9 +1,12 @@
 //! Asking for work: what the API and the command line call. Each request is checked in full, then written down together with its job
 //! and its audit event in one transaction; nothing is done here.
 
+mod delete;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use self::delete::{DELETE_ATTEMPTS, DeletePayload, DeleteRequest, delete};
 use super::{
     JobType,
     queue::{self, Enqueued, Job, NewJob, QueueError},
@@ -15,6 +18,7 @@ use crate::{
     db,
     history::{self, Backup, BackupStatus, Event, HistoryError, NewBackup},
     ids::{BackupId, JobId, ProjectId},
+    storage::Storage,
     tenant::{Caller, Permission},
 };
 
@@ -309,7 +313,22 @@ pub(super) fn encoding(app: &App, request: &Export) -> Result<Encoding, RequestE
         (Format::Sql | Format::Tar, given) => given.unwrap_or(app.config.backup.compression),
     };
     let encryption = if app.config.encryption.enabled { Encryption::Age } else { Encryption::None };
-    Ok(Encoding { format, compression, encryption })
+    Ok(Encoding { format: Some(format), compression, encryption })
+}
+
+/// The storage of this name.
+///
+/// # Errors
+/// There is none.
+pub fn storage<'a>(app: &'a App, name: &str) -> Result<&'a dyn Storage, RequestError> {
+    app.storages.get(name).map(AsRef::as_ref).ok_or_else(|| {
+        let known = app.storages.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        RequestError::Invalid {
+            code: "request.storage",
+            message: format!("there is no storage {:?}", name.chars().take(60).collect::<String>()),
+            hint: Some(format!("Configured storages: {known}.")),
+        }
+    })
 }
 
 /// The storages by name, each one known and named once.
@@ -323,12 +342,11 @@ pub(super) fn storages(app: &App, asked: &[String]) -> Result<Vec<String>, Reque
     };
     let mut names: Vec<String> = Vec::new();
     for name in if asked.is_empty() { configured() } else { asked.to_vec() } {
-        if !app.storages.contains_key(&name) {
-            let known = app.storages.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        if !storage(app, &name)?.takes_plaintext() && !app.config.encryption.enabled {
             return Err(RequestError::Invalid {
-                code: "request.storage",
-                message: format!("there is no storage {:?}", name.chars().take(60).collect::<String>()),
-                hint: Some(format!("Configured storages: {known}.")),
+                code: "request.plaintext",
+                message: format!("storage {name:?} takes encrypted backups only, and encryption is off"),
+                hint: Some(format!("Set encryption.enabled, or storages.{name}.allow_plaintext.")),
             });
         }
         if !names.contains(&name) {
@@ -414,7 +432,27 @@ async fn restorable(app: &App, caller: &Caller, id: BackupId) -> Result<Backup, 
             "A partial backup is never restored in place: download it.",
         ));
     }
+    if backup.format.is_none() {
+        return Err(RequestError::conflict(
+            "backup.not_restorable",
+            format!("backup {id} is a file of another program, and not a dump that Holdfast has taken"),
+            "Download it instead.",
+        ));
+    }
+    require_manifest(&backup)?;
     Ok(backup)
+}
+
+/// A row that was written again from a manifest's head alone has not the rest, which a restore needs.
+fn require_manifest(backup: &Backup) -> Result<(), RequestError> {
+    if backup.manifest.is_none() && backup.encryption.as_deref() == Some(Encryption::Age.as_str()) {
+        return Err(RequestError::conflict(
+            "key.unavailable",
+            format!("the manifest of backup {} has not been read: the key was not at hand", backup.id),
+            "Put the key where encryption.identity_file says, and run `holdfast catalog rebuild` again.",
+        ));
+    }
+    Ok(())
 }
 
 /// Asks for a finished restore to be undone, within its window.
@@ -472,12 +510,14 @@ pub async fn verify(
             "Choose a backup that is completed.",
         ));
     }
+    require_manifest(&backup)?;
     let payload = VerifyPayload { request: request.clone() };
     let new = new_job(app, caller, JobType::VerifyBackup, &backup.project_id, to_json(&payload)?, idempotency_key);
     enqueue_for(app, caller, new, Some(request.backup_id), &backup.project_id, "verify_requested").await
 }
 
-/// Asks for a job to be cancelled. A backup that was waiting is cancelled with it.
+/// Asks for a job to be cancelled. A backup that was waiting is cancelled with it; one that was to be deleted is what it was, unless the
+/// deletion has begun.
 pub async fn cancel(app: &App, caller: &Caller, id: JobId) -> Result<Job, RequestError> {
     require(caller, Permission::Write)?;
     let mut transaction = db::begin(&app.pool).await?;
@@ -489,8 +529,15 @@ pub async fn cancel(app: &App, caller: &Caller, id: JobId) -> Result<Job, Reques
     {
         history::close(&mut *transaction, backup, BackupStatus::Cancelled, "cancelled before it began").await?;
     }
+    let mut about = backup;
+    if job.is_final() && job.r#type == JobType::DeleteBackup.as_str() {
+        let DeletePayload { request, was } = serde_json::from_value(job.payload.clone())
+            .map_err(|error| RequestError::Database(sqlx::Error::Decode(error.into())))?;
+        history::set_status(&mut *transaction, request.backup_id, &was).await?;
+        about = Some(request.backup_id);
+    }
     let detail = serde_json::json!({ "job_id": id });
-    record(&mut transaction, caller, backup, job.project_id.as_deref().unwrap_or_default(), "cancel_requested", detail)
+    record(&mut transaction, caller, about, job.project_id.as_deref().unwrap_or_default(), "cancel_requested", detail)
         .await?;
     transaction.commit().await?;
     Ok(job)

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     context::{JobContext, JobError, StopReason},
-    ending,
+    copies, ending,
     queue::{self, Ending, Renewal},
     request::RestorePayload,
 };
@@ -25,14 +25,12 @@ use crate::{
     artifact::BackupType,
     catalog::{self, Project, ProjectScope},
     db,
-    history::{self, Backup, CopyStatus, Event},
+    history::{self, Backup, Event},
     ids::{BackupId, RestoreId},
-    manifest::Manifest,
-    pipeline::{self, FetchError, Spooled},
+    manifest::{Content, DatabaseContent, Manifest},
+    pipeline::{self, Spooled},
     restore::{Engine, Finished, Load, OpenContent, Plan, Recovery, RestoreError, Session, Target},
-    storage::{ErrorKind, Locator, Storage},
     tenant::{Caller, Scope},
-    transform::DecodeError,
 };
 
 /// One attempt.
@@ -45,7 +43,7 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     if let Some((id, plan)) = put_right(context, &project).await? {
         // An earlier attempt had committed and was lost before it could say so.
         let mut session = open_held(context, &engine(app, &project).await?, &plan).await?;
-        let differences = session.recount(&manifest.body.database).await;
+        let differences = session.recount(content_of(&manifest)?).await;
         let schema_oid = session.restored_oid().await?;
         session.close().await;
         return complete(context, &backup, id, &plan, Finished { schema_oid, differences }, &[]).await;
@@ -57,7 +55,8 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         return end_as_written(context, backup_id, &done).await;
     }
     context.check_stop()?;
-    let spooled = fetch(context, &backup, &manifest).await?;
+    copies::require_kept(&backup)?;
+    let spooled = copies::fetch(context, &backup, &manifest).await?;
     context.check_stop()?;
 
     let engine = engine(app, &project).await?;
@@ -87,7 +86,7 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         let mut session = open_held(context, &engine, &plan).await?;
         let recovery = session.roll_back().await?;
         if recovery == Recovery::Finished {
-            let differences = session.recount(&manifest.body.database).await;
+            let differences = session.recount(content_of(&manifest)?).await;
             let schema_oid = session.restored_oid().await?;
             session.close().await;
             return Ok(Some(Finished { schema_oid, differences }));
@@ -217,105 +216,6 @@ pub(super) async fn put_right(context: &JobContext, project: &Project) -> Result
     Ok(finished)
 }
 
-/// The first good copy, fetched and compared in full before anything is touched. A copy that turns out bad is marked, and the next one tried.
-async fn fetch(context: &JobContext, backup: &Backup, manifest: &Manifest) -> Result<Spooled, JobError> {
-    let app = &context.app;
-    let mut last = JobError::fail("backup.no_copy", "no storage has a good copy of this backup");
-    let mut copies = history::copies(&app.pool, &[backup.id]).await?;
-    // A copy that was once found damaged (a disk that was not mounted) is tried last: its bytes are compared anyway.
-    copies.sort_by_key(|copy| !copy.is_good());
-    for copy in copies.into_iter().filter(|copy| copy.locator.is_some()) {
-        let (Some(at), Some(storage)) = (copy.locator(), app.storages.get(&copy.storage)) else {
-            last = JobError::fail("storage.unknown", format!("storage {:?} is no longer configured", copy.storage));
-            continue;
-        };
-        context.stage("fetching").await;
-        let fault = match spool(context, storage.as_ref(), &at, manifest).await {
-            Ok(spooled) => match seal(context, &spooled, manifest).await {
-                Ok(()) => return Ok(spooled),
-                Err(fault) => fault,
-            },
-            Err(fault) => fault,
-        };
-        let error = match fault {
-            CopyFault::Damaged(message) => {
-                let id = BackupId(backup.id);
-                history::mark_copy(&app.pool, id, &copy.storage, CopyStatus::Damaged, Some(&message)).await?;
-                JobError::fail("backup.damaged", format!("the copy in {:?} is damaged: {message}", copy.storage))
-            }
-            CopyFault::Other(error) => error,
-        };
-        context.log("warn", &error.to_string()).await;
-        // One that may be there later is worth another attempt.
-        if !matches!(last, JobError::Retry { .. }) {
-            last = error;
-        }
-    }
-    Err(last)
-}
-
-/// What is wrong with a copy.
-#[derive(Debug)]
-pub(super) enum CopyFault {
-    /// Its bytes are not the recorded ones.
-    Damaged(String),
-    /// No verdict on the bytes.
-    Other(JobError),
-}
-
-async fn spool(
-    context: &JobContext,
-    storage: &dyn Storage,
-    at: &Locator,
-    manifest: &Manifest,
-) -> Result<Spooled, CopyFault> {
-    let directory = context.app.config.data_dir.join("spool");
-    let total = manifest.head.stored.bytes;
-    let report = |bytes: u64| {
-        context.report(serde_json::json!({ "stage": "fetching", "stored_bytes": bytes, "total_bytes": total }))
-    };
-    pipeline::spool(storage, at, manifest.head.stored, &directory, &report, &context.stop.token).await.map_err(
-        |error| match error {
-            FetchError::Cancelled => CopyFault::Other(JobError::Stopped),
-            FetchError::Damaged(message) => CopyFault::Damaged(message),
-            FetchError::Storage(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupt) => {
-                CopyFault::Damaged(error.to_string())
-            }
-            FetchError::Storage(error) => CopyFault::Other(error.into()),
-            other => CopyFault::Other(JobError::fail(other.code(), other)),
-        },
-    )
-}
-
-/// The encryption's own seal over all bytes: needs the identity, and says so before the target is touched.
-async fn seal(context: &JobContext, spooled: &Spooled, manifest: &Manifest) -> Result<(), CopyFault> {
-    let (spooled, encoding, keys) = (spooled.clone(), manifest.head.encoding, Arc::clone(&context.app.keys));
-    let checked =
-        tokio::task::spawn_blocking(move || pipeline::check_seal(&spooled, &encoding, &keys.identities)).await;
-    verdict(checked.map_err(|error| CopyFault::Other(JobError::retry("worker.panic", error)))?)
-}
-
-fn verdict(checked: Result<(), DecodeError>) -> Result<(), CopyFault> {
-    checked.map_err(|error| match error.code() {
-        "artifact.damaged" => CopyFault::Damaged(error.to_string()),
-        code => CopyFault::Other(JobError::fail(code, error)),
-    })
-}
-
-/// Reads one copy to its end: stored digest, seal, content digest.
-pub(super) async fn read_through(
-    context: &JobContext,
-    storage: &Arc<dyn Storage>,
-    at: &Locator,
-    manifest: &Manifest,
-) -> Result<(), CopyFault> {
-    let spooled = spool(context, storage.as_ref(), at, manifest).await?;
-    let (encoding, keys, content) = (manifest.head.encoding, Arc::clone(&context.app.keys), manifest.body.content);
-    let checked =
-        tokio::task::spawn_blocking(move || pipeline::check(&spooled, &encoding, &keys.identities, content)).await;
-    verdict(checked.map_err(|error| CopyFault::Other(JobError::retry("worker.panic", error)))?)
-}
-
 /// Writes the plan down, fenced, before the target is touched.
 async fn write_down(
     context: &JobContext,
@@ -340,7 +240,7 @@ async fn bring_back(
     spooled: Spooled,
 ) -> Result<(Finished, Vec<String>), JobError> {
     let limit = Duration::from_secs(context.app.config.restore.timeout_seconds);
-    let content = &manifest.body.database;
+    let content = content_of(manifest)?;
     context.stage("making room").await;
     context.check_stop()?;
     let warnings = session.prepare(content, limit.as_secs()).await?;
@@ -368,7 +268,7 @@ async fn load(
         Arc::new(move || pipeline::content(&spooled, &encoding, &keys.identities, expected).map_err(io::Error::other));
     let cancel = context.stop.token.child_token();
     let request = Load {
-        format: manifest.head.encoding.format,
+        format: manifest.head.encoding.format.ok_or_else(|| not_restorable(manifest))?,
         content: open,
         loaded_bytes: Arc::clone(&loaded),
         cancel: cancel.clone(),
@@ -476,11 +376,25 @@ pub(super) struct Trial {
     pub seconds: f64,
 }
 
+/// What a backup of a database holds; the other kinds are for download.
+fn content_of(manifest: &Manifest) -> Result<&DatabaseContent, JobError> {
+    manifest.body.database().ok_or_else(|| not_restorable(manifest))
+}
+
+fn not_restorable(manifest: &Manifest) -> JobError {
+    let what = match &manifest.body.holds {
+        Content::Database(_) => "a dump of no known format",
+        Content::File(_) => "a file of another program",
+    };
+    JobError::fail("backup.not_restorable", format!("{what} is for download, and is not restored into a database"))
+}
+
 /// Restores into a scratch database on the project's server, counts, and drops it again.
 pub(super) async fn trial(context: &JobContext, backup: &Backup, manifest: &Manifest) -> Result<Trial, JobError> {
     let app = &context.app;
     let project = catalog::project(&app.pool, &everything(), &backup.project_id).await?;
-    if let Some(needed) = manifest.body.database.requirements.objects.first() {
+    let content = content_of(manifest)?;
+    if let Some(needed) = content.requirements.objects.first() {
         return Err(JobError::fail(
             "verify.needs_outside",
             format!(
@@ -491,7 +405,7 @@ pub(super) async fn trial(context: &JobContext, backup: &Backup, manifest: &Mani
     }
     put_right(context, &project).await?;
     let begun = Instant::now();
-    let spooled = fetch(context, backup, manifest).await?;
+    let spooled = copies::fetch(context, backup, manifest).await?;
     let engine = engine(app, &project).await?;
     let id = RestoreId::generate();
     let plan = engine.plan_database(id, Some(format!("hf_trial_{}", id.short()))).await?;
@@ -499,10 +413,10 @@ pub(super) async fn trial(context: &JobContext, backup: &Backup, manifest: &Mani
     let mut session = open_held(context, &engine, &plan).await?;
     let limit = Duration::from_secs(app.config.restore.timeout_seconds);
     let tried = async {
-        session.prepare(&manifest.body.database, limit.as_secs()).await?;
+        session.prepare(content, limit.as_secs()).await?;
         load(context, &mut session, manifest, spooled, limit).await?;
         context.stage("comparing").await;
-        Ok::<_, JobError>(session.recount(&manifest.body.database).await)
+        Ok::<_, JobError>(session.recount(content).await)
     }
     .await;
     if context.stop.reason() == Some(StopReason::LeaseLost) {

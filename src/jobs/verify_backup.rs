@@ -1,56 +1,86 @@
 //! `verify_backup`: is a stored backup what the history says? `head` asks the storages for the size, `read` decrypts and decompresses every byte,
 //! `restore` brings it back into a scratch database and counts.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use super::{
     context::{JobContext, JobError},
+    copies::{self, CopyFault, Readable},
     queue::{self, Ending},
     request::{Depth, VerifyPayload},
-    restore_backup::{self, CopyFault},
+    restore_backup,
 };
 use crate::{
     db,
     history::{self, Backup, Copy, CopyStatus, Event},
     ids::BackupId,
     manifest::Manifest,
-    storage::{ErrorKind, Storage},
-    tenant::{Caller, Scope},
+    tenant::Caller,
 };
 
 /// What was found in one storage.
 #[derive(Clone, Debug, Serialize)]
 struct Finding {
     storage: String,
-    good: bool,
+    /// `null`: the bytes could not be read, so nothing is known of them.
+    good: Option<bool>,
     message: Option<String>,
+    /// The row before the look.
+    #[serde(skip)]
+    seen: Copy,
 }
 
 /// One attempt.
 pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let app = &context.app;
     let VerifyPayload { request } = context.payload()?;
-    let everything = Scope::everything("the right to this backup was checked when the verification was asked for");
-    let backup = history::get(&app.pool, &everything, request.backup_id).await?;
+    let backup = history::get(&app.pool, &copies::everything(), request.backup_id).await?;
     let manifest = backup.manifest().ok_or_else(|| {
         JobError::fail(
             "backup.no_manifest",
             "there is no manifest to compare with: the backup was not taken by this program",
         )
     })?;
+    copies::require_kept(&backup)?;
     let mut findings = Vec::new();
-    for copy in history::copies(&app.pool, &[backup.id]).await? {
+    let mut silent = None;
+    for found in copies::readable(app, &backup).await? {
         context.check_stop()?;
-        if let Some(finding) = look_at(context, &manifest, &copy, request.depth).await? {
-            findings.push(finding);
-        }
+        let seen = found.copy.clone();
+        let (good, message) = match look_at(context, &manifest, &found, request.depth).await {
+            Ok(()) => (Some(true), None),
+            Err(CopyFault::Damaged(reason)) => {
+                // Kept at once: the other copies may be out of reach for long.
+                copies::mark_damaged(context, &backup, &found.copy, &reason).await?;
+                (Some(false), Some(reason))
+            }
+            Err(CopyFault::OutOfReach(error)) => {
+                let told = copies::out_of_reach(&found, &error);
+                context.log("warn", &told.to_string()).await;
+                let message = told.to_string();
+                silent.get_or_insert(told);
+                (None, Some(message))
+            }
+            Err(CopyFault::Other(error)) => return Err(error),
+        };
+        findings.push(Finding { storage: seen.storage.clone(), good, message, seen });
     }
-    let good = findings.iter().any(|finding| finding.good);
+    let has_good = findings.iter().any(|finding| finding.good == Some(true));
+    let has_verdict = findings.iter().any(|finding| finding.good.is_some());
+    match silent {
+        // A storage that is away may be back for the next attempt; after the last one, what the others told is the answer.
+        Some(error @ JobError::Retry { .. }) if !has_verdict || context.job.attempts < context.job.max_attempts => {
+            return Err(error);
+        }
+        Some(error) if !has_verdict => return Err(error),
+        None if !has_verdict => {
+            return Err(JobError::fail("backup.no_copy", "no configured storage has a copy of this backup"));
+        }
+        Some(_) | None => {}
+    }
     let mut differences = Vec::new();
     let mut seconds = None;
-    if request.depth == Depth::Restore && good {
+    if request.depth == Depth::Restore && has_good {
         let trial = restore_backup::trial(context, &backup, &manifest).await?;
         differences = trial.differences;
         seconds = Some(trial.seconds);
@@ -58,39 +88,19 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     write(context, &backup, request.depth, &findings, &differences, seconds).await
 }
 
-/// Checks one copy; `None` when it was never stored. A storage that cannot be reached is no verdict: it is tried again.
-async fn look_at(
-    context: &JobContext,
-    manifest: &Manifest,
-    copy: &Copy,
-    depth: Depth,
-) -> Result<Option<Finding>, JobError> {
-    let Some(at) = copy.locator() else { return Ok(None) };
-    let Some(storage) = context.app.storages.get(&copy.storage) else {
-        return Err(JobError::fail("storage.unknown", format!("storage {:?} is no longer configured", copy.storage)));
-    };
-    context.stage(&format!("reading from {}", copy.storage)).await;
-    let storage: Arc<dyn Storage> = Arc::clone(storage);
-    let fault = match depth {
-        Depth::Head => match storage.stat(&at).await {
-            Ok(stat) if stat.bytes == manifest.head.stored.bytes => None,
-            Ok(stat) => Some(CopyFault::Damaged(format!(
+/// Checks one copy.
+async fn look_at(context: &JobContext, manifest: &Manifest, found: &Readable, depth: Depth) -> Result<(), CopyFault> {
+    context.stage(&format!("reading from {}", found.copy.storage)).await;
+    match depth {
+        Depth::Head => match found.storage.stat(&found.at).await {
+            Ok(stat) if stat.bytes == manifest.head.stored.bytes => Ok(()),
+            Ok(stat) => Err(CopyFault::Damaged(format!(
                 "{} bytes are stored, {} were recorded",
                 stat.bytes, manifest.head.stored.bytes
             ))),
-            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupt) => {
-                Some(CopyFault::Damaged(error.to_string()))
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) => Err(copies::of_storage(error)),
         },
-        Depth::Read | Depth::Restore => restore_backup::read_through(context, &storage, &at, manifest).await.err(),
-    };
-    match fault {
-        None => Ok(Some(Finding { storage: copy.storage.clone(), good: true, message: None })),
-        Some(CopyFault::Damaged(message)) => {
-            Ok(Some(Finding { storage: copy.storage.clone(), good: false, message: Some(message) }))
-        }
-        Some(CopyFault::Other(error)) => Err(error),
+        Depth::Read | Depth::Restore => copies::read_through(context, found, manifest).await,
     }
 }
 
@@ -103,21 +113,23 @@ async fn write(
     seconds: Option<f64>,
 ) -> Result<(), JobError> {
     let id = BackupId(backup.id);
-    let readable = findings.iter().any(|finding| finding.good);
+    let readable = findings.iter().any(|finding| finding.good == Some(true));
     let outcome = match (readable, differences.is_empty()) {
         (false, _) => "damaged",
         (true, false) => "differences",
         (true, true) => "verified",
     };
-    let message = findings.iter().find_map(|f| f.message.clone()).or_else(|| differences.first().cloned());
     let mut transaction = db::begin(&context.app.pool).await?;
     queue::fence(&mut transaction, context.lease).await?;
-    for finding in findings {
-        let status = if finding.good { CopyStatus::Good } else { CopyStatus::Damaged };
-        history::mark_copy(&mut *transaction, id, &finding.storage, status, finding.message.as_deref()).await?;
+    if history::hold_stored(&mut transaction, id).await? {
+        // What is damaged was written when it was seen, and of what could not be read nothing is known.
+        for finding in findings.iter().filter(|finding| finding.good == Some(true)) {
+            history::judge_copy(&mut *transaction, &finding.seen, CopyStatus::Good, None).await?;
+        }
+        let message = differences.first().map(String::as_str);
+        history::verified(&mut *transaction, id, depth.as_str(), outcome == "verified", message).await?;
+        copies::settle(&mut transaction, context, backup).await?;
     }
-    history::verified(&mut *transaction, id, depth.as_str(), outcome == "verified", readable, message.as_deref())
-        .await?;
     let result = serde_json::json!({
         "backup_id": id, "depth": depth, "outcome": outcome, "copies": findings, "differences": differences, "restore_seconds": seconds,
     });

@@ -19,12 +19,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     JobType,
     context::{JobContext, JobError, Stop, StopReason},
-    drop_replaced, ending, export_backup,
+    delete_backup, drop_replaced, ending, export_backup,
     queue::{self, Claimed, QueueError, Renewal},
-    restore_backup, undo_restore, verify_backup,
+    repair_copies, restore_backup, undo_restore, verify_backup,
 };
 use crate::{
     app::App,
+    history::Outbox,
     ids::{JobId, LeaseToken},
 };
 
@@ -142,7 +143,8 @@ impl Worker {
         }
     }
 
-    /// What must be done though nobody asks: restores are tidied up after, and temporary files of dead attempts are removed.
+    /// What must be done though nobody asks: restores are tidied up after, failed deletions taken up again, missing copies made, and temporary
+    /// files of dead attempts removed.
     async fn keep_house(self, stop: CancellationToken) {
         let mut ticks = interval(Duration::from_secs(60));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -154,6 +156,13 @@ impl Worker {
             if let Err(error) = drop_replaced::enqueue_due(&self.app).await {
                 tracing::warn!("Worker: cannot look for restores to tidy up after: {error}");
             }
+            if let Err(error) = delete_backup::enqueue_due(&self.app).await {
+                tracing::warn!("Worker: cannot look for deletions to take up again: {error}");
+            }
+            if let Err(error) = repair_copies::enqueue_due(&self.app).await {
+                tracing::warn!("Worker: cannot look for copies to make: {error}");
+            }
+            self.empty_outbox().await;
             // A living attempt has written within its own time limit; a day more is patience.
             let limit = Duration::from_secs(self.app.config.backup.timeout_seconds + 86_400);
             let before = SystemTime::from(self.app.clock.now()) - limit;
@@ -164,6 +173,21 @@ impl Worker {
                     Err(error) => tracing::warn!("Worker: cannot sweep storage {name}: {error}"),
                 }
             }
+        }
+    }
+
+    /// Writes down what programs on this machine could not record when the control plane was away.
+    async fn empty_outbox(&self) {
+        match Outbox::below(&self.app.config.data_dir).flush(&self.app.pool).await {
+            Ok(flushed) => {
+                if flushed.recorded > 0 {
+                    tracing::info!("Worker: wrote down {} backups from the outbox", flushed.recorded);
+                }
+                for waiting in flushed.waiting {
+                    tracing::warn!(file = %waiting.file.display(), "Worker: a record stays in the outbox: {}", waiting.message);
+                }
+            }
+            Err(error) => tracing::warn!("Worker: cannot empty the outbox: {error}"),
         }
     }
 
@@ -256,6 +280,8 @@ async fn attempt(context: &JobContext) -> Result<(), JobError> {
             JobType::UndoRestore => return undo_restore::run(&handler).await,
             JobType::VerifyBackup => return verify_backup::run(&handler).await,
             JobType::DropReplaced => return drop_replaced::run(&handler).await,
+            JobType::RepairCopies => return repair_copies::run(&handler).await,
+            JobType::DeleteBackup => return delete_backup::run(&handler).await,
         }?;
         Err(JobError::fail(
             "worker.lost",

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -12,39 +12,49 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BackupRun, PipelineError, Progress, Stage, Stored, StoredCopy,
+    BackupRun, CopyProgress, CopyState, PipelineError, Progress, Stage, Stored, StoredCopy,
+    publish::{ABORT_DEADLINE, Check, abort, commit, read_back},
     stream::{self, Outcome, StreamError},
 };
 use crate::{
     artifact::{ArtifactName, Fingerprint},
     byte_size::ByteSize,
     source::{Source, SourceError},
-    storage::{Error, ErrorKind, Locator, Storage, Upload, fingerprint},
+    storage::{Error, ErrorKind, Locator, NewObject, Storage, Upload},
     transform::EncodeOptions,
 };
-
-/// How long clearing away may take after everything else went wrong; beyond it the sweep does it.
-const ABORT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Takes one backup: parts to every storage, the source's own verdict, commit, read back.
 ///
 /// A storage that fails is left out and named in [`Stored::failed_copies`]; when none is left, or on any other error, the source is ended and
 /// every upload aborted before this returns. Dropping the future ends the threads and the source too.
 pub async fn back_up(run: BackupRun) -> Result<Stored, PipelineError> {
-    let BackupRun { mut source, encode, storages, name, attempt, max_size, timeout, .. } = run;
+    let BackupRun { mut source, encode, storages, name, attempt, caption, max_size, timeout, .. } = run;
     let limits = Bounds { cancel: run.cancel, deadline: Instant::now() + timeout, timeout };
     let progress = run.progress;
-    progress.send_modify(|p| *p = Progress::default());
-    let mut copies = Copies { name, live: Vec::new(), failed: Vec::new(), aborts: JoinSet::new() };
+    let copies_begin = storages.iter().map(|(name, _)| (name.clone(), CopyProgress::default())).collect();
+    progress.send_modify(|p| *p = Progress { storages: copies_begin, ..Progress::default() });
+    let mut copies =
+        Copies { name, live: Vec::new(), failed: Vec::new(), aborts: JoinSet::new(), progress: progress.clone() };
 
     let begun = limits
         .hold(async {
-            for (storage_name, storage) in storages {
-                match storage.create(&copies.name, attempt).await {
+            let (name, caption) = (copies.name.clone(), caption.as_deref());
+            let new = NewObject { name: &name, attempt, caption };
+            // Together: one that is down takes its time to say so. Each is kept as soon as it is there, so that it can be aborted.
+            let mut creations: FuturesUnordered<_> = storages
+                .iter()
+                .map(|(storage_name, storage)| async move { (storage_name, storage, storage.create(new).await) })
+                .collect();
+            while let Some((storage_name, storage, result)) = creations.next().await {
+                let (storage_name, storage) = (storage_name.clone(), Arc::clone(storage));
+                match result {
                     Ok(upload) => copies.live.push(Copy { storage_name, storage, upload, stored_bytes: 0 }),
-                    Err(error) => copies.failed.push((storage_name, error)),
+                    Err(error) => copies.leave_out(storage_name, error),
                 }
             }
+            let place = |copy: &Copy| storages.iter().position(|(name, _)| *name == copy.storage_name);
+            copies.live.sort_by_key(place);
             copies.some_left()
         })
         .await;
@@ -77,7 +87,8 @@ pub async fn back_up(run: BackupRun) -> Result<Stored, PipelineError> {
     progress.send_modify(|p| p.stage = Stage::Publishing);
     let published = copies.commit(outcome.stored).await;
     progress.send_modify(|p| p.stage = Stage::ReadingBack);
-    let stored_copies = copies.read_back(published, outcome.stored, run.verify_read_back).await;
+    let check = if run.verify_read_back { Check::Full } else { Check::Size };
+    let stored_copies = copies.read_back(published, outcome.stored, check).await;
     copies.finish_aborts().await;
     if stored_copies.is_empty() {
         return Err(copies.worst());
@@ -163,14 +174,18 @@ struct Copy {
 }
 
 impl Copy {
-    async fn put(&mut self, part: Bytes) -> Result<(), Error> {
+    async fn put(&mut self, part: Bytes, progress: &watch::Sender<Progress>) -> Result<(), Error> {
         self.stored_bytes += part.len() as u64;
         if let Some(most) = self.storage.limits().artifact
             && self.stored_bytes > most.0
         {
             return Err(Error::new(ErrorKind::TooLarge, format!("cannot store more than {most} in one artifact")));
         }
-        self.upload.put(part).await
+        self.upload.put(part).await?;
+        progress.send_modify(|p| {
+            p.storages.entry(self.storage_name.clone()).or_default().stored_bytes = self.stored_bytes;
+        });
+        Ok(())
     }
 }
 
@@ -188,12 +203,22 @@ struct Copies {
     failed: Vec<(String, Error)>,
     /// Uploads being cleared away while the others go on.
     aborts: JoinSet<()>,
+    progress: watch::Sender<Progress>,
 }
 
 impl Copies {
     /// The largest part that every storage takes.
     fn part(&self) -> ByteSize {
         self.live.iter().map(|copy| copy.storage.limits().part).min().unwrap_or(ByteSize::mib(8))
+    }
+
+    /// Goes on without this storage.
+    fn leave_out(&mut self, storage_name: String, error: Error) {
+        self.progress.send_modify(|p| {
+            let copy = p.storages.entry(storage_name.clone()).or_default();
+            (copy.state, copy.message) = (CopyState::Failed, Some(format!("{error:#}")));
+        });
+        self.failed.push((storage_name, error));
     }
 
     fn some_left(&mut self) -> Result<(), PipelineError> {
@@ -212,15 +237,16 @@ impl Copies {
     }
 
     async fn put(&mut self, part: Bytes) -> Result<(), PipelineError> {
-        let results = join_all(self.live.iter_mut().map(|copy| copy.put(part.clone()))).await;
+        let progress = &self.progress;
+        let results = join_all(self.live.iter_mut().map(|copy| copy.put(part.clone(), progress))).await;
         let mut kept = Vec::with_capacity(self.live.len());
-        for (copy, result) in self.live.drain(..).zip(results) {
+        for (copy, result) in std::mem::take(&mut self.live).into_iter().zip(results) {
             match result {
                 Ok(()) => kept.push(copy),
                 Err(error) => {
                     tracing::warn!(storage = copy.storage_name, %error, "a copy is given up");
                     self.aborts.spawn(abort(copy.upload));
-                    self.failed.push((copy.storage_name, error));
+                    self.leave_out(copy.storage_name, error);
                 }
             }
         }
@@ -233,13 +259,7 @@ impl Copies {
         let name = &self.name;
         let results = join_all(self.live.drain(..).map(|copy| async move {
             let Copy { storage_name, storage, upload, .. } = copy;
-            let result = match upload.commit().await {
-                Err(error) if error.kind.may_pass() => match published_anyway(&*storage, name, stored).await {
-                    Some(locator) => Ok(locator),
-                    None => Err(error),
-                },
-                other => other,
-            };
+            let result = commit(&*storage, upload, name, stored).await;
             (storage_name, storage, result)
         }))
         .await;
@@ -247,7 +267,7 @@ impl Copies {
         for (storage_name, storage, result) in results {
             match result {
                 Ok(locator) => published.push(Published { storage_name, storage, locator }),
-                Err(error) => self.failed.push((storage_name, error)),
+                Err(error) => self.leave_out(storage_name, error),
             }
         }
         published
@@ -255,9 +275,9 @@ impl Copies {
 
     /// Asks each storage what it has; a copy that is not what was sent counts as failed. It is left where it is: under a final name only
     /// the holder of the job's lease may delete.
-    async fn read_back(&mut self, published: Vec<Published>, stored: Fingerprint, full: bool) -> Vec<StoredCopy> {
+    async fn read_back(&mut self, published: Vec<Published>, stored: Fingerprint, check: Check) -> Vec<StoredCopy> {
         let results = join_all(published.into_iter().map(|copy| async move {
-            let result = compare(&*copy.storage, &copy.locator, stored, full).await;
+            let result = read_back(&*copy.storage, &copy.locator, stored, check).await;
             if let Err(error) = &result {
                 tracing::warn!(storage = copy.storage_name, %error, "a copy does not read back");
             }
@@ -265,10 +285,15 @@ impl Copies {
         }))
         .await;
         let mut good = Vec::with_capacity(results.len());
-        for (copy, result) in results {
+        for (Published { storage_name, locator, .. }, result) in results {
             match result {
-                Ok(()) => good.push(StoredCopy { storage: copy.storage_name, locator: copy.locator }),
-                Err(error) => self.failed.push((copy.storage_name, error)),
+                Ok(read_back) => {
+                    self.progress.send_modify(|p| {
+                        p.storages.entry(storage_name.clone()).or_default().state = CopyState::Done;
+                    });
+                    good.push(StoredCopy { storage: storage_name, locator, read_back });
+                }
+                Err(error) => self.leave_out(storage_name, error),
             }
         }
         good
@@ -284,30 +309,4 @@ impl Copies {
     async fn finish_aborts(&mut self) {
         while self.aborts.join_next().await.is_some() {}
     }
-}
-
-/// Clears one upload away, with a deadline of its own.
-async fn abort(upload: Box<dyn Upload>) {
-    if timeout(ABORT_DEADLINE, upload.abort()).await.is_err() {
-        tracing::warn!("an upload was not cleared away in time; the sweep will do it");
-    }
-}
-
-/// Whether a commit whose answer was lost took effect all the same: the object has its final name and is, byte for byte, ours.
-async fn published_anyway(storage: &dyn Storage, name: &ArtifactName, stored: Fingerprint) -> Option<Locator> {
-    let locator = storage.find(name).await.ok()??;
-    compare(storage, &locator, stored, true).await.ok()?;
-    Some(locator)
-}
-
-async fn compare(storage: &dyn Storage, at: &Locator, stored: Fingerprint, full: bool) -> Result<(), Error> {
-    let bytes = storage.stat(at).await?.bytes;
-    if bytes != stored.bytes {
-        let context = format!("the copy has {bytes} bytes where {} were sent", stored.bytes);
-        return Err(Error::new(ErrorKind::Corrupt, context));
-    }
-    if full && fingerprint(storage, at).await? != stored {
-        return Err(Error::new(ErrorKind::Corrupt, "the copy reads back with another SHA-256"));
-    }
-    Ok(())
 }

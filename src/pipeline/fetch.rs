@@ -23,7 +23,7 @@ use crate::{
 /// Why stored bytes could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    #[error("{0}")]
+    #[error("{0:#}")]
     Storage(#[from] storage::Error),
     #[error("no space in {}: {needed} are needed", directory.display())]
     NoSpace { directory: PathBuf, needed: ByteSize },

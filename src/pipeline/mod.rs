@@ -1,4 +1,4 @@
-//! Bytes from a source to storages, and back: [`back_up`] takes, [`spool`] and [`content`] give back.
+//! Bytes from a source to storages, and back: [`back_up`] takes, [`transfer`] makes one more copy, [`spool`] and [`content`] give back.
 //!
 //! What always holds: nothing appears under a final name before the source itself said that all bytes came; after any failure
 //! nothing unfinished is left; nobody reads a fetched byte before all of them were compared with what was recorded.
@@ -6,16 +6,21 @@
 mod backup;
 mod fetch;
 mod manifest_file;
+mod publish;
 mod stream;
+mod transfer;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
     backup::back_up,
     fetch::{FetchError, Spooled, check, check_seal, content, spool},
     manifest_file::{MAX_MANIFEST, ManifestError, ManifestFile, publish_manifest, read_manifest, read_manifest_file},
+    publish::{Check, ReadBack},
+    transfer::{TransferError, transfer},
 };
 use crate::{
     artifact::{ArtifactName, Fingerprint},
@@ -35,6 +40,8 @@ pub struct BackupRun {
     pub storages: Vec<(String, Arc<dyn Storage>)>,
     pub name: ArtifactName,
     pub attempt: LeaseToken,
+    /// A line for people, where a storage shows one.
+    pub caption: Option<String>,
     /// Largest stored artifact.
     pub max_size: ByteSize,
     /// Longest time until the source has ended well.
@@ -60,19 +67,47 @@ crate::artifact::words! {
     }
 }
 
+crate::artifact::words! {
+    /// How far one storage's copy is.
+    CopyState, "copy state" {
+        Uploading = "uploading",
+        /// Given up; the others go on.
+        Failed = "failed",
+        /// Published and read back.
+        Done = "done",
+    }
+}
+
+/// How far one storage's copy is, and why it goes no further.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CopyProgress {
+    pub stored_bytes: u64,
+    pub state: CopyState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl Default for CopyProgress {
+    fn default() -> Self {
+        Self { stored_bytes: 0, state: CopyState::Uploading, message: None }
+    }
+}
+
 /// How far an attempt is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub stage: Stage,
     /// Bytes read from the source.
     pub content_bytes: u64,
-    /// Bytes written to every storage.
+    /// Bytes written to every storage that is still in.
     pub stored_bytes: u64,
+    /// Every storage that is fed, by name.
+    pub storages: BTreeMap<String, CopyProgress>,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { stage: Stage::Dumping, content_bytes: 0, stored_bytes: 0 }
+        Self { stage: Stage::Dumping, content_bytes: 0, stored_bytes: 0, storages: BTreeMap::new() }
     }
 }
 
@@ -88,11 +123,12 @@ pub struct Stored {
     pub failed_copies: Vec<(String, storage::Error)>,
 }
 
-/// One copy, published and read back.
+/// One copy, published and, where the storage's key may read, read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCopy {
     pub storage: String,
     pub locator: Locator,
+    pub read_back: ReadBack,
 }
 
 /// Why there is no backup. Nothing of the attempt is left, but a copy that was published and did not read back: what lies under a final
@@ -102,7 +138,7 @@ pub enum PipelineError {
     #[error("{0}")]
     Source(SourceError),
     /// No storage took the artifact; this is what one of them said.
-    #[error("storage {name:?}: {error}")]
+    #[error("storage {name:?}: {error:#}")]
     Storage { name: String, error: storage::Error },
     #[error("the backup grows beyond the limit of {limit} stored bytes")]
     TooLarge { limit: ByteSize },

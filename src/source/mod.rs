@@ -8,7 +8,7 @@ use std::io::Read;
 
 use async_trait::async_trait;
 
-use crate::manifest::DatabaseContent;
+use crate::manifest::Content;
 
 /// Why a source failed, in its own words.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub struct SourceError {
 /// What was found out about the content while it was read.
 #[derive(Clone, Debug)]
 pub struct SourceReport {
-    pub database: DatabaseContent,
+    pub holds: Content,
 }
 
 /// One run of a source: `start`, read to the end, then `finish`; or `abort` at any point.

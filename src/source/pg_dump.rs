@@ -26,7 +26,7 @@ use super::{
 use crate::{
     artifact::Format,
     child::{Child, Command},
-    manifest::{DatabaseContent, DumpScope, ObjectOwnership},
+    manifest::{Content, DatabaseContent, DumpScope, ObjectOwnership},
     postgres::{
         connect::ConnectInfo,
         inspect::{self, Locks, SIDE_SCHEMAS, Selection},
@@ -313,7 +313,7 @@ impl Source for PgDump {
         let (connection, found) = run.found().await?;
         self.is_still_the_same(connection, &run).await?;
         Ok(SourceReport {
-            database: DatabaseContent {
+            holds: Content::Database(DatabaseContent {
                 scope: self.options.scope.clone(),
                 server_version: run.server_version,
                 tool_version: run.tool.version,
@@ -323,7 +323,7 @@ impl Source for PgDump {
                 sequences: found.sequences,
                 ownership: found.ownership,
                 requirements: found.requirements,
-            },
+            }),
         })
     }
 

@@ -56,23 +56,37 @@ impl ErrorKind {
     }
 }
 
-/// An error of a storage. `Display` gives the context and what the source said, in one line.
+/// An error of a storage. `Display` gives the context and what the source said, in one line; `{:#}` adds the hint, for places that show
+/// one text only.
 #[derive(Debug)]
 pub struct Error {
     pub kind: ErrorKind,
     context: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    hint: Option<String>,
 }
 
 impl Error {
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None }
+        Self { kind, context: context.into(), source: None, hint: None }
     }
 
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// Adds what its reader can do about it: a sentence.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What its reader can do about it, where that is known.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// Classifies an error of the file system.
@@ -105,11 +119,27 @@ impl fmt::Display for Error {
             ErrorKind::Invalid => "invalid",
         };
         write!(f, ": {reason}")?;
-        match &self.source {
-            Some(source) => write!(f, " ({source})"),
-            None => Ok(()),
+        if let Some(source) = &self.source {
+            write!(f, " ({source})")?;
+        }
+        match &self.hint {
+            Some(hint) if f.alternate() => write!(f, ". {hint}"),
+            _ => Ok(()),
         }
     }
 }
 
 impl StdError for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_is_shown_where_it_is_asked_for() {
+        let error = Error::new(ErrorKind::Denied, "cannot write a").with_source("403").with_hint("Check the key.");
+        assert_eq!(error.to_string(), "cannot write a: access denied (403)");
+        assert_eq!(format!("{error:#}"), "cannot write a: access denied (403). Check the key.");
+        assert_eq!(error.hint(), Some("Check the key."));
+    }
+}

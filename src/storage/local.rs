@@ -81,7 +81,7 @@ fn fault(context: impl Into<String>, errno: Errno) -> Error {
 fn key_of(at: &Locator) -> Result<ArtifactName, Error> {
     match at {
         Locator::Local { key } => Ok(key.clone()),
-        Locator::Memory { .. } => {
+        Locator::Memory { .. } | Locator::S3 { .. } | Locator::Telegram { .. } => {
             Err(Error::new(ErrorKind::Invalid, "the locator belongs to a storage of another kind"))
         }
     }
@@ -127,10 +127,11 @@ fn is_temporary(name: &str) -> bool {
 #[async_trait]
 impl Storage for LocalStorage {
     fn limits(&self) -> Limits {
-        Limits { part: PART, parts_in_flight: 1, artifact: None }
+        Limits { part: PART, parts_in_flight: 1, artifact: None, pace: Pace::Streamed }
     }
 
-    async fn create(&self, name: &ArtifactName, attempt: LeaseToken) -> Result<Box<dyn Upload>, Error> {
+    async fn create(&self, new: NewObject<'_>) -> Result<Box<dyn Upload>, Error> {
+        let NewObject { name, attempt, .. } = new;
         if is_temporary(name.file_name()) {
             let context = format!("cannot begin {name}: the name is reserved for temporary files");
             return Err(Error::new(ErrorKind::Invalid, context));
@@ -201,7 +202,7 @@ impl Storage for LocalStorage {
         .await
     }
 
-    async fn probe(&self) -> Result<Probe, Error> {
+    async fn probe(&self, _depth: ProbeDepth) -> Result<Probe, Error> {
         let attempt = LeaseToken::generate();
         let name: ArtifactName = format!("{PROBE_PREFIX}{attempt}")
             .parse()
@@ -220,7 +221,11 @@ impl Storage for LocalStorage {
         blocking(move || {
             let stat = rustix::fs::statvfs(&root)
                 .map_err(|e| fault(format!("cannot tell the free space of {}", root.display()), e))?;
-            Ok(Probe { free: Some(ByteSize(stat.f_bavail.saturating_mul(stat.f_frsize))) })
+            Ok(Probe {
+                free: Some(ByteSize(stat.f_bavail.saturating_mul(stat.f_frsize))),
+                seen: vec!["a probe was written, read back and deleted".to_owned()],
+                warnings: Vec::new(),
+            })
         })
         .await
     }

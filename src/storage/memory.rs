@@ -31,7 +31,10 @@ impl Default for MemoryStorage {
 
 impl MemoryStorage {
     pub fn new() -> Self {
-        Self { limits: Limits { part: ByteSize::mib(1), parts_in_flight: 1, artifact: None }, state: Arc::default() }
+        Self {
+            limits: Limits { part: ByteSize::mib(1), parts_in_flight: 1, artifact: None, pace: Pace::Streamed },
+            state: Arc::default(),
+        }
     }
 
     /// An empty storage with limits of its own.
@@ -72,7 +75,7 @@ impl MemoryStorage {
 fn key_of(at: &Locator) -> Result<&ArtifactName, Error> {
     match at {
         Locator::Memory { key } => Ok(key),
-        Locator::Local { .. } => {
+        Locator::Local { .. } | Locator::S3 { .. } | Locator::Telegram { .. } => {
             Err(Error::new(ErrorKind::Invalid, "the locator belongs to a storage of another kind"))
         }
     }
@@ -84,7 +87,8 @@ impl Storage for MemoryStorage {
         self.limits
     }
 
-    async fn create(&self, name: &ArtifactName, _attempt: LeaseToken) -> Result<Box<dyn Upload>, Error> {
+    async fn create(&self, new: NewObject<'_>) -> Result<Box<dyn Upload>, Error> {
+        let name = new.name;
         let mut state = self.state();
         if state.objects.contains_key(name.as_str()) {
             return Err(Error::new(ErrorKind::Exists, format!("cannot begin {name}")));
@@ -118,8 +122,8 @@ impl Storage for MemoryStorage {
         Ok(Deletion::Gone)
     }
 
-    async fn probe(&self) -> Result<Probe, Error> {
-        Ok(Probe { free: None })
+    async fn probe(&self, _depth: ProbeDepth) -> Result<Probe, Error> {
+        Ok(Probe::default())
     }
 
     fn manifests(&self) -> BoxStream<'_, Result<Locator, Error>> {

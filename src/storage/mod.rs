@@ -5,8 +5,12 @@
 //! abort leaves nothing.
 
 mod error;
+pub mod ledger;
 pub mod local;
 pub mod memory;
+mod rate;
+pub mod s3;
+pub mod telegram;
 
 use std::{fmt::Debug, sync::Arc, time::SystemTime};
 
@@ -15,7 +19,11 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-pub use self::error::{Error, ErrorKind};
+pub use self::{
+    error::{Error, ErrorKind},
+    ledger::Ledger,
+    rate::RateLimited,
+};
 use crate::{
     artifact::{ArtifactName, Fingerprint},
     byte_size::ByteSize,
@@ -32,6 +40,35 @@ pub struct Limits {
     pub parts_in_flight: usize,
     /// Largest artifact, where there is a limit.
     pub artifact: Option<ByteSize>,
+    /// Whether it keeps up with a dump.
+    pub pace: Pace,
+}
+
+/// Whether a storage is fed while the dump runs, or from a finished copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Fed together with the others from the one stream of the dump.
+    Streamed,
+    /// So slow that it would hold the dump's snapshot open: its copy is made afterwards from a good one, unless it is the only storage.
+    Afterwards,
+}
+
+/// What an upload needs to know at its beginning.
+#[derive(Clone, Copy, Debug)]
+pub struct NewObject<'a> {
+    /// The final name, which appears at [`Upload::commit`] alone.
+    pub name: &'a ArtifactName,
+    /// Goes into temporary names, so that two workers never write to one.
+    pub attempt: LeaseToken,
+    /// A line for people, where the storage shows one.
+    pub caption: Option<&'a str>,
+}
+
+impl<'a> NewObject<'a> {
+    /// An object without a caption.
+    pub fn new(name: &'a ArtifactName, attempt: LeaseToken) -> Self {
+        Self { name, attempt, caption: None }
+    }
 }
 
 /// Where the bytes of one stored object are: what a storage returned, enough to get them back. Kept in the history and
@@ -43,6 +80,46 @@ pub enum Locator {
     Local { key: ArtifactName },
     /// An object in a [`memory`] storage.
     Memory { key: ArtifactName },
+    /// An object in a bucket.
+    S3 {
+        /// The artifact's name; the storage's own prefix is not in it.
+        key: ArtifactName,
+        bucket: String,
+        /// The whole key in the bucket.
+        object: String,
+    },
+    /// Documents in a chat, in order; their concatenation is the object.
+    Telegram { key: ArtifactName, chat_id: i64, messages: Vec<TelegramPart> },
+}
+
+impl Locator {
+    /// The name under which the object was published.
+    pub fn key(&self) -> &ArtifactName {
+        match self {
+            Self::Local { key } | Self::Memory { key } | Self::S3 { key, .. } | Self::Telegram { key, .. } => key,
+        }
+    }
+}
+
+/// One document in a chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TelegramPart {
+    pub message_id: i64,
+    /// Belongs to the bot that sent it.
+    pub file_id: String,
+    /// The same for every bot; nothing can be downloaded by it.
+    pub file_unique_id: String,
+    #[serde(flatten)]
+    pub fingerprint: Fingerprint,
+}
+
+/// Where an object in a bucket is, for people and for the history's `s3_url`, `s3_region` and `s3_bucket`. Holds no credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Address {
+    /// The object's plain URL, without a signature.
+    pub url: String,
+    pub region: String,
+    pub bucket: String,
 }
 
 /// A run of bytes inside an object.
@@ -69,13 +146,16 @@ impl ByteRange {
 pub type ByteStream = BoxStream<'static, Result<Bytes, Error>>;
 
 /// What a deletion achieved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Deletion {
     /// The bytes are gone, or were gone before.
     Gone,
     /// The storage no longer lists the object, but its bytes may remain readable to someone.
-    BytesMayRemain,
+    BytesMayRemain {
+        /// What remains and where, for people and for whoever removes it by hand: `messages 12–15 of chat -1001234567890`.
+        what: String,
+    },
 }
 
 /// What a storage tells of an object without handing it out.
@@ -84,11 +164,24 @@ pub struct Stat {
     pub bytes: u64,
 }
 
+/// How much [`Storage::probe`] tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeDepth {
+    /// A small object, and what the storage says of itself.
+    Quick,
+    /// Also a part of the largest size and everything else that the adapter takes for granted.
+    Thorough,
+}
+
 /// What [`Storage::probe`] saw.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Probe {
     /// Free space, where the storage can tell.
     pub free: Option<ByteSize>,
+    /// What was tried and found good, a line each, for people.
+    pub seen: Vec<String>,
+    /// What works, but should be otherwise: a right that is missing or too wide, with its remedy.
+    pub warnings: Vec<String>,
 }
 
 /// A place that keeps artifacts. Every method may be called from any task at any time.
@@ -96,12 +189,12 @@ pub struct Probe {
 pub trait Storage: Debug + Send + Sync {
     fn limits(&self) -> Limits;
 
-    /// Begins an upload. `attempt` goes into temporary names, so that two workers never write to one; the final name
-    /// appears at [`Upload::commit`] alone. Fails with [`ErrorKind::Exists`] when the final name is already taken.
-    async fn create(&self, name: &ArtifactName, attempt: LeaseToken) -> Result<Box<dyn Upload>, Error>;
+    /// Begins an upload. Fails with [`ErrorKind::Exists`] when the final name is already taken.
+    async fn create(&self, new: NewObject<'_>) -> Result<Box<dyn Upload>, Error>;
 
     /// The object's bytes, or one range of them, which must lie within it. [`ErrorKind::NotFound`] when it is gone,
-    /// before the stream begins.
+    /// before the stream begins. Never fewer without an error; whether they are the same is for who knows their fingerprint, as not
+    /// every service tells it.
     async fn open(&self, at: &Locator, range: Option<ByteRange>) -> Result<ByteStream, Error>;
 
     /// What the storage itself says of the object.
@@ -114,13 +207,24 @@ pub trait Storage: Debug + Send + Sync {
     async fn delete(&self, at: &Locator) -> Result<Deletion, Error>;
 
     /// Writes a small object, reads it back, deletes it. Leaves nothing.
-    async fn probe(&self) -> Result<Probe, Error>;
+    async fn probe(&self, depth: ProbeDepth) -> Result<Probe, Error>;
 
     /// Removes what attempts that died have left under temporary names, last written before `modified_before`. Gives their number;
     /// a storage without temporary names has none.
     async fn sweep_temporary(&self, modified_before: SystemTime) -> Result<u64, Error> {
         let _ = modified_before;
         Ok(0)
+    }
+
+    /// Where the object is, when it is in a bucket.
+    fn s3_address(&self, at: &Locator) -> Option<S3Address> {
+        let _ = at;
+        None
+    }
+
+    /// Whether it may be given an artifact that is not encrypted. A request that would is refused before its dump.
+    fn takes_plaintext(&self) -> bool {
+        true
     }
 
     /// Every manifest in the storage, in no promised order: for rebuilding the catalogue and for the sweep.
@@ -131,7 +235,7 @@ pub trait Storage: Debug + Send + Sync {
 /// a final one.
 #[async_trait]
 pub trait Upload: Send {
-    /// Appends a part of at most [`Limits::part`] bytes.
+    /// Appends a part of at most [`Limits::part`] bytes; an adapter that needs larger ones gathers them.
     async fn put(&mut self, part: Bytes) -> Result<(), Error>;
 
     /// Makes the object durable and visible under its final name, in one step. [`ErrorKind::Exists`] when another took the name.
@@ -141,10 +245,18 @@ pub trait Upload: Send {
     async fn abort(self: Box<Self>);
 }
 
-/// Builds the adapter that the configuration names: the one place that knows them all.
-pub async fn open(config: &StorageConfig) -> Result<Arc<dyn Storage>, Error> {
+/// Builds the adapter that the configuration names: the one place that knows them all. `name` is what the configuration calls it, under
+/// which it keeps what it must remember in `ledger`.
+pub async fn open(name: &str, config: &StorageConfig, ledger: &Arc<dyn Ledger>) -> Result<Arc<dyn Storage>, Error> {
     match config {
         StorageConfig::Local(local) => Ok(Arc::new(local::LocalStorage::open(&local.root).await?)),
+        StorageConfig::S3(s3) => {
+            let storage = Arc::new(s3::S3Storage::open(name, s3, Arc::clone(ledger))?);
+            Ok(RateLimited::wrap(storage, s3.max_rate))
+        }
+        StorageConfig::Telegram(telegram) => {
+            Ok(Arc::new(telegram::TelegramStorage::new(name, telegram, Arc::clone(ledger))?))
+        }
     }
 }
 
@@ -156,7 +268,7 @@ pub async fn put_whole(
     bytes: Bytes,
 ) -> Result<Locator, Error> {
     let part = usize::try_from(storage.limits().part.0).unwrap_or(usize::MAX).max(1);
-    let mut upload = storage.create(name, attempt).await?;
+    let mut upload = storage.create(NewObject::new(name, attempt)).await?;
     let mut rest = bytes;
     while !rest.is_empty() {
         if let Err(error) = upload.put(rest.split_to(rest.len().min(part))).await {

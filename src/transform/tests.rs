@@ -51,7 +51,7 @@ fn identity() -> ::age::x25519::Identity {
 
 fn options(compression: Compression, encryption: Encryption) -> EncodeOptions {
     EncodeOptions {
-        encoding: Encoding { format: Format::Sql, compression, encryption },
+        encoding: Encoding { format: Some(Format::Sql), compression, encryption },
         zstd_level: 1,
         gzip_level: 6,
         threads: 2,

@@ -27,9 +27,12 @@ use holdfast::{
     clock::Clock,
     config::{AuthConfig, Config, Secret},
     db, http,
-    ids::{BackupId, JobId, LeaseToken},
+    ids::{BackupId, JobId},
     keyring::Keyring,
-    storage::{ByteRange, ByteStream, Deletion, Error, ErrorKind, Limits, Locator, Probe, Stat, Storage, Upload},
+    storage::{
+        ByteRange, ByteStream, Deletion, Error, ErrorKind, Limits, Locator, NewObject, Pace, Probe, ProbeDepth, Stat,
+        Storage, Upload,
+    },
     tenant::{Permission, Role},
 };
 use serde_json::Value;
@@ -63,9 +66,9 @@ impl Shelf {
 #[async_trait]
 impl Storage for Shelf {
     fn limits(&self) -> Limits {
-        Limits { part: ByteSize::mib(8), parts_in_flight: 1, artifact: None }
+        Limits { part: ByteSize::mib(8), parts_in_flight: 1, artifact: None, pace: Pace::Streamed }
     }
-    async fn create(&self, _: &ArtifactName, _: LeaseToken) -> Result<Box<dyn Upload>, Error> {
+    async fn create(&self, _: NewObject<'_>) -> Result<Box<dyn Upload>, Error> {
         Err(Error::new(ErrorKind::Denied, "for reading only"))
     }
     async fn open(&self, at: &Locator, range: Option<ByteRange>) -> Result<ByteStream, Error> {
@@ -85,8 +88,8 @@ impl Storage for Shelf {
     async fn delete(&self, _: &Locator) -> Result<Deletion, Error> {
         Ok(Deletion::Gone)
     }
-    async fn probe(&self) -> Result<Probe, Error> {
-        Ok(Probe { free: None })
+    async fn probe(&self, _: ProbeDepth) -> Result<Probe, Error> {
+        Ok(Probe::default())
     }
     fn manifests(&self) -> BoxStream<'_, Result<Locator, Error>> {
         Box::pin(futures::stream::empty())
@@ -233,8 +236,8 @@ impl TestApi {
         let id = BackupId::generate();
         let key: ArtifactName = format!("backups/{project}/backup-{}.sql.gz", id.short()).parse().unwrap();
         sqlx::query(
-            "INSERT INTO control_plane.backups (id, project_id, type, status, file_name, file_id, size, sha256, expires_at)
-             VALUES ($1, $2, 'database', 'completed', $3, $4, $5, $6, $7)",
+            "INSERT INTO control_plane.backups (id, project_id, type, format, status, file_name, file_id, size, sha256, expires_at)
+             VALUES ($1, $2, 'database', 'sql', 'completed', $3, $4, $5, $6, $7)",
         )
         .bind(id.0)
         .bind(project)

@@ -8,6 +8,7 @@ use holdfast::{artifact::Sha256Digest, history};
 use crate::{
     api::{TestApi, request},
     some_bytes,
+    support::app::everything,
 };
 
 #[tokio::test]
@@ -96,6 +97,23 @@ async fn a_download_falls_to_the_next_copy() {
     assert_eq!(api.get(&api.acme(), &path).await.problem(409), "backup.no_copy");
     sqlx::query("UPDATE control_plane.backups SET status = 'failed'").execute(api.pool()).await.unwrap();
     assert_eq!(api.get(&api.acme(), &path).await.problem(409), "backup.not_completed");
+}
+
+#[tokio::test]
+async fn a_download_from_a_named_storage_falls_to_no_other() {
+    let api = TestApi::new().await;
+    let bytes = some_bytes(3000);
+    let id = api.stored_backup("acme", &bytes, &["first", "second"]).await;
+    let path = format!("/api/backup/{id}/download?from=second");
+    assert_eq!(api.get(&api.acme(), &path).await.body, bytes);
+    let events = history::events(api.pool(), &everything(), id).await.unwrap();
+    assert_eq!(events.last().unwrap().detail["storage"], "second");
+    api.second.is_away.store(true, Ordering::SeqCst);
+    assert_eq!(api.get(&api.acme(), &path).await.problem(503), "storage.unavailable");
+    let nowhere = format!("/api/backup/{id}/download?from=nowhere");
+    assert_eq!(api.get(&api.acme(), &nowhere).await.problem(409), "backup.no_copy");
+    let unknown = format!("/api/backup/{id}/download?form=second");
+    assert_eq!(api.get(&api.acme(), &unknown).await.problem(422), "request.query");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use holdfast::{
 };
 use sqlx::Connection;
 
-use crate::database::{Database, dump, dump_text, installed, read_all, rows, schema_with};
+use crate::database::{Database, Report, dump, dump_text, installed, read_all, rows, schema_with};
 
 const AWKWARD: &str = "
     CREATE SCHEMA tenant_a;
@@ -151,7 +151,7 @@ async fn the_proof_is_of_the_dumps_own_moment() {
     let reader = source.start().await.unwrap();
     database.run("INSERT INTO s.t SELECT 'AFTER' FROM generate_series(1, 10); CREATE TABLE s.later (x int)").await;
     let text = String::from_utf8(read_all(reader).await).unwrap();
-    let report = source.finish().await.unwrap();
+    let report = Report::from(source.finish().await.unwrap());
     assert!(text.contains("BEFORE") && !text.contains("AFTER"));
     assert_eq!(report.database.tables, [rows("s", "filler", 20_000), rows("s", "t", 1)]);
     database.end().await;

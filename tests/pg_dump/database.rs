@@ -5,7 +5,7 @@ use std::{io::Read, sync::Arc, time::Duration};
 use holdfast::{
     artifact::Format,
     config::ToolsConfig,
-    manifest::{DumpScope, TableRows},
+    manifest::{Content, DatabaseContent, DumpScope, TableRows},
     postgres::{
         connect::ConnectInfo,
         quote::{ident, literal},
@@ -85,13 +85,26 @@ pub async fn read_all(mut reader: Box<dyn Read + Send>) -> Vec<u8> {
     .unwrap()
 }
 
-pub async fn dump(options: PgDumpOptions) -> Result<(Vec<u8>, SourceReport), SourceError> {
-    let mut source = Box::new(PgDump::new(installed().await, options));
-    let bytes = read_all(source.start().await?).await;
-    Ok((bytes, source.finish().await?))
+/// What `pg_dump` as a source says of a dump.
+#[derive(Debug)]
+pub struct Report {
+    pub database: DatabaseContent,
 }
 
-pub async fn dump_text(options: PgDumpOptions) -> (String, SourceReport) {
+impl From<SourceReport> for Report {
+    fn from(report: SourceReport) -> Self {
+        let Content::Database(database) = report.holds else { panic!("pg_dump dumps databases") };
+        Self { database }
+    }
+}
+
+pub async fn dump(options: PgDumpOptions) -> Result<(Vec<u8>, Report), SourceError> {
+    let mut source = Box::new(PgDump::new(installed().await, options));
+    let bytes = read_all(source.start().await?).await;
+    Ok((bytes, source.finish().await?.into()))
+}
+
+pub async fn dump_text(options: PgDumpOptions) -> (String, Report) {
     let (bytes, report) = dump(options).await.unwrap();
     (String::from_utf8(bytes).unwrap(), report)
 }

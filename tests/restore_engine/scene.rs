@@ -95,7 +95,10 @@ impl Scene {
             reader.read_to_end(&mut bytes).map(|_| bytes)
         });
         let bytes = read.await.unwrap().unwrap();
-        (bytes, source.finish().await.unwrap().database)
+        let holdfast::manifest::Content::Database(database) = source.finish().await.unwrap().holds else {
+            panic!("pg_dump dumps databases")
+        };
+        (bytes, database)
     }
 
     pub async fn plan(&self) -> Plan {

@@ -1,4 +1,4 @@
-//! A storage that fails where it is told to, around one that works.
+//! A storage that fails where it is told to, around one that works. What it does wrong can be changed while it is used.
 
 use std::sync::{
     Arc,
@@ -7,12 +7,16 @@ use std::sync::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::{StreamExt, stream::BoxStream};
 use holdfast::{
     artifact::ArtifactName,
     ids::LeaseToken,
-    storage::{ByteRange, ByteStream, Deletion, Error, ErrorKind, Limits, Locator, Probe, Stat, Storage, Upload},
+    storage::{
+        ByteRange, ByteStream, Deletion, Error, ErrorKind, Limits, Locator, NewObject, Probe, ProbeDepth, Stat,
+        Storage, Upload,
+    },
 };
+use tokio::sync::watch;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "each test file uses its own share")]
@@ -32,18 +36,58 @@ pub enum Fault {
     Alter,
     /// The storage says that the object is one byte longer.
     WrongStat,
+    /// Nothing answers.
+    Down,
+    /// Puts wait until the fault is another one.
+    HoldPuts,
+    /// The key may only write.
+    NoRead,
+    /// What is committed has its first byte altered, and the key may not delete it.
+    AlterAndKeep,
+    /// Reading ends with this error after so many chunks.
+    BreakRead(usize, ErrorKind),
 }
 
-#[derive(Debug)]
+/// Clones share the fault and the counters.
+#[derive(Clone, Debug)]
 pub struct Faulty {
     pub inner: Arc<dyn Storage>,
-    fault: Fault,
+    fault: Arc<watch::Sender<Fault>>,
     pub aborted: Arc<AtomicUsize>,
+    /// Uploads that were begun.
+    pub created: Arc<AtomicUsize>,
+    /// Puts that wait because of [`Fault::HoldPuts`], or have waited.
+    pub held: Arc<AtomicUsize>,
 }
 
+#[allow(dead_code, reason = "each test file uses its own share")]
 impl Faulty {
     pub fn new(inner: Arc<dyn Storage>, fault: Fault) -> Self {
-        Self { inner, fault, aborted: Arc::default() }
+        Self {
+            inner,
+            fault: Arc::new(watch::Sender::new(fault)),
+            aborted: Arc::default(),
+            created: Arc::default(),
+            held: Arc::default(),
+        }
+    }
+
+    /// From now on this fault.
+    pub fn set(&self, fault: Fault) {
+        self.fault.send_replace(fault);
+    }
+
+    fn fault(&self) -> Fault {
+        *self.fault.borrow()
+    }
+
+    fn up(&self) -> Result<(), Error> {
+        if self.fault() == Fault::Down { Err(injected(ErrorKind::Unavailable)) } else { Ok(()) }
+    }
+
+    fn readable(&self) -> Result<(), Error> {
+        self.up()?;
+        if self.fault() == Fault::NoRead { Err(injected(ErrorKind::Denied)) } else { Ok(()) }
     }
 }
 
@@ -56,35 +100,44 @@ impl Storage for Faulty {
     fn limits(&self) -> Limits {
         self.inner.limits()
     }
-    async fn create(&self, name: &ArtifactName, attempt: LeaseToken) -> Result<Box<dyn Upload>, Error> {
-        if let Fault::Create(kind) = self.fault {
+    async fn create(&self, new: NewObject<'_>) -> Result<Box<dyn Upload>, Error> {
+        self.up()?;
+        if let Fault::Create(kind) = self.fault() {
             return Err(injected(kind));
         }
-        let upload = self.inner.create(name, attempt).await?;
-        Ok(Box::new(FaultyUpload {
-            upload,
-            fault: self.fault,
-            parts: 0,
-            aborted: Arc::clone(&self.aborted),
-            inner: Arc::clone(&self.inner),
-            name: name.clone(),
-        }))
+        let upload = self.inner.create(new).await?;
+        self.created.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(FaultyUpload { upload, storage: self.clone(), parts: 0, name: new.name.clone() }))
     }
     async fn open(&self, at: &Locator, range: Option<ByteRange>) -> Result<ByteStream, Error> {
-        self.inner.open(at, range).await
+        self.readable()?;
+        let stream = self.inner.open(at, range).await?;
+        Ok(match self.fault() {
+            Fault::BreakRead(chunks, kind) => {
+                Box::pin(stream.take(chunks).chain(futures::stream::iter([Err(injected(kind))])))
+            }
+            _ => stream,
+        })
     }
     async fn stat(&self, at: &Locator) -> Result<Stat, Error> {
+        self.readable()?;
         let stat = self.inner.stat(at).await?;
-        Ok(if self.fault == Fault::WrongStat { Stat { bytes: stat.bytes + 1 } } else { stat })
+        Ok(if self.fault() == Fault::WrongStat { Stat { bytes: stat.bytes + 1 } } else { stat })
     }
     async fn find(&self, name: &ArtifactName) -> Result<Option<Locator>, Error> {
+        self.readable()?;
         self.inner.find(name).await
     }
     async fn delete(&self, at: &Locator) -> Result<Deletion, Error> {
+        self.up()?;
+        if self.fault() == Fault::AlterAndKeep {
+            return Err(injected(ErrorKind::Denied));
+        }
         self.inner.delete(at).await
     }
-    async fn probe(&self) -> Result<Probe, Error> {
-        self.inner.probe().await
+    async fn probe(&self, depth: ProbeDepth) -> Result<Probe, Error> {
+        self.up()?;
+        self.inner.probe(depth).await
     }
     fn manifests(&self) -> BoxStream<'_, Result<Locator, Error>> {
         self.inner.manifests()
@@ -93,10 +146,8 @@ impl Storage for Faulty {
 
 struct FaultyUpload {
     upload: Box<dyn Upload>,
-    fault: Fault,
+    storage: Faulty,
     parts: usize,
-    aborted: Arc<AtomicUsize>,
-    inner: Arc<dyn Storage>,
     name: ArtifactName,
 }
 
@@ -105,10 +156,17 @@ impl Upload for FaultyUpload {
     async fn put(&mut self, part: Bytes) -> Result<(), Error> {
         let number = self.parts;
         self.parts += 1;
-        match self.fault {
+        self.storage.up()?;
+        if self.storage.fault() == Fault::HoldPuts {
+            let mut seen = self.storage.fault.subscribe();
+            self.storage.held.fetch_add(1, Ordering::SeqCst);
+            // The sender lives as long as this storage.
+            let _ = seen.wait_for(|fault| *fault != Fault::HoldPuts).await;
+        }
+        match self.storage.fault() {
             Fault::Put(at, kind) if at == number => Err(injected(kind)),
             Fault::HangPut(at) if at == number => std::future::pending().await,
-            Fault::Alter if number == 0 => {
+            Fault::Alter | Fault::AlterAndKeep if number == 0 => {
                 let mut altered = part.to_vec();
                 altered[0] ^= 1;
                 self.upload.put(altered.into()).await
@@ -118,7 +176,8 @@ impl Upload for FaultyUpload {
     }
 
     async fn commit(self: Box<Self>) -> Result<Locator, Error> {
-        match self.fault {
+        self.storage.up()?;
+        match self.storage.fault() {
             Fault::Commit(kind) => {
                 self.upload.abort().await;
                 Err(injected(kind))
@@ -129,7 +188,7 @@ impl Upload for FaultyUpload {
             }
             Fault::LoseCommitToAnother => {
                 self.upload.abort().await;
-                let mut other = self.inner.create(&self.name, LeaseToken::generate()).await?;
+                let mut other = self.storage.inner.create(NewObject::new(&self.name, LeaseToken::generate())).await?;
                 other.put(Bytes::from_static(b"another's")).await?;
                 other.commit().await?;
                 Err(injected(ErrorKind::Unavailable))
@@ -139,7 +198,7 @@ impl Upload for FaultyUpload {
     }
 
     async fn abort(self: Box<Self>) {
-        self.aborted.fetch_add(1, Ordering::SeqCst);
+        self.storage.aborted.fetch_add(1, Ordering::SeqCst);
         self.upload.abort().await;
     }
 }

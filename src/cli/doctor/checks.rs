@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,7 +27,7 @@ use crate::{
         rights::{self, RoleRights},
         tools::{ClientTool, Tools, display_version, is_fixed},
     },
-    storage,
+    storage::{self, Ledger, ProbeDepth, ledger::InMemoryLedger},
     tenant::Scope,
 };
 
@@ -182,9 +183,10 @@ fn encryption_key(findings: &mut Findings, config: &Config, path: &Path) {
 
 /// Every storage: opened, written to, read back.
 pub(super) async fn storages(findings: &mut Findings, config: &Config) {
+    let ledger: Arc<dyn Ledger> = Arc::new(InMemoryLedger::default());
     for (name, storage) in &config.storages {
         let check = format!("storage {name}");
-        let probed = async { storage::open(storage).await?.probe().await };
+        let probed = async { storage::open(name, storage, &ledger).await?.probe(ProbeDepth::Quick).await };
         match probed.await {
             Ok(probe) => {
                 let free = probe.free.map(|free| format!(", {free} free")).unwrap_or_default();

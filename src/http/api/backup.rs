@@ -1,4 +1,4 @@
-//! Backups: take, list, look at, verify and restore them.
+//! Backups: take, list, look at, verify, restore and delete them.
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use chrono::{DateTime, Datelike, Utc};
@@ -20,7 +20,7 @@ use crate::{
         redact,
     },
     ids::BackupId,
-    jobs::request::{self, Depth, Export, RestoreRequest, VerifyRequest},
+    jobs::request::{self, DeleteRequest, Depth, Export, RestoreRequest, VerifyRequest},
     tenant::Permission,
 };
 
@@ -331,7 +331,7 @@ pub async fn show(
 
 /// A backup's events
 ///
-/// What happened to it, oldest first: who, what, when, from where, with which outcome.
+/// What happened to it, oldest first: who, what, when, from where, with which outcome. A backup that was deleted still has its events.
 #[utoipa::path(
     get, path = "/api/backup/{id}/history", operation_id = "backup_history", tag = "backup",
     params(("id" = Uuid, Path, description = "The backup's id.")),
@@ -345,8 +345,11 @@ pub async fn history(
 ) -> Result<Data<Vec<PastEvent>>, Problem> {
     caller.require(Permission::Read)?;
     let (scope, Id(id)) = (caller.0.scope(), id?);
-    history::get(&api.app.pool, &scope, id).await?;
     let events = history::events(&api.app.pool, &scope, id).await?;
+    if events.is_empty() {
+        // Only a backup that is there can have none.
+        history::get(&api.app.pool, &scope, id).await?;
+    }
     Ok(Data { data: events.into_iter().map(|event| redact::event(event, &caller.0)).collect() })
 }
 
@@ -387,6 +390,34 @@ pub async fn verify(
     let (Id(backup_id), Body(body)) = (id?, body?);
     let request = VerifyRequest { backup_id, depth: body.depth.unwrap_or(Depth::Head) };
     Ok(accepted(request::verify(&api.app, &caller.0, &request, key.as_deref()).await?))
+}
+
+/// Delete a backup
+///
+/// Writes down a job that deletes every copy in every storage and confirms it. From now on the backup can no longer be used, and is listed
+/// only when asked for by `status=deleted`. When all is done its row goes; its events stay, and say what could not be deleted. While it is
+/// being deleted, asking again gives the same job.
+#[utoipa::path(
+    delete, path = "/api/backup/{id}", operation_id = "delete_backup", tag = "backup",
+    params(("id" = Uuid, Path, description = "The backup's id.")),
+    responses((status = 202, description = "The job was written down.", body = Data<Accepted>,
+        headers(("Location" = String, description = "Where to look at the job.")))),
+    security(("bearer" = ["backup:write"])),
+)]
+pub async fn delete(
+    State(api): State<Api>,
+    caller: Signed,
+    id: Result<Id<BackupId>, Problem>,
+    key: IdempotencyKey,
+) -> Result<Response, Problem> {
+    if let Err(refused) = caller.require(Permission::Write) {
+        if let Ok(Id(id)) = id {
+            refusal::record(&api, &caller.0, "delete_requested", Permission::Write, About::Backup(id)).await;
+        }
+        return Err(refused);
+    }
+    let request = DeleteRequest { backup_id: id?.0 };
+    Ok(accepted(request::delete(&api.app, &caller.0, &request, key.as_deref()).await?))
 }
 
 #[cfg(test)]

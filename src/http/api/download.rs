@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::TryStreamExt;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::{
@@ -19,12 +20,22 @@ use crate::{
     http::{
         Api,
         error::Problem,
-        extract::{Id, Signed},
+        extract::{Id, Params, Signed},
     },
     ids::BackupId,
-    storage::{self, ByteRange, ByteStream},
+    storage::{self, ByteRange, ByteStream, Pace},
     tenant::{Caller, Permission},
 };
+
+/// Which copy.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DownloadParams {
+    /// The storage to take it from, and no other. Default: the first with a good copy.
+    #[param(example = "offsite")]
+    pub from: Option<String>,
+}
 
 /// Download a backup
 ///
@@ -36,6 +47,7 @@ use crate::{
         ("id" = Uuid, Path, description = "The backup's id."),
         ("Range" = Option<String>, Header, description = "One range of bytes.", example = "bytes=1048576-"),
         ("If-Range" = Option<String>, Header, description = "The ETag of what was downloaded so far."),
+        DownloadParams,
     ),
     responses(
         (status = 200, description = "The bytes.", content_type = "application/octet-stream", body = Vec<u8>,
@@ -52,6 +64,7 @@ pub async fn download(
     State(api): State<Api>,
     caller: Signed,
     id: Result<Id<BackupId>, Problem>,
+    params: Result<Params<DownloadParams>, Problem>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -61,7 +74,8 @@ pub async fn download(
         }
         return Err(refused);
     }
-    let backup = history::get(&api.app.pool, &caller.0.scope(), id?.0).await?;
+    let (Id(id), Params(params)) = (id?, params?);
+    let backup = history::get(&api.app.pool, &caller.0.scope(), id).await?;
     let size = downloadable(&backup)?;
     let etag = backup.sha256.as_ref().map(|digest| format!("\"{digest}\""));
     let wanted = match range_header(&headers, etag.as_deref()) {
@@ -80,7 +94,7 @@ pub async fn download(
             .header(header::CONTENT_RANGE, &format!("bytes */{size}")));
         }
     };
-    let (storage, stream) = open(&api, &backup, size, part).await?;
+    let (storage, stream) = open(&api, &backup, params.from.as_deref(), size, part).await?;
     // Asking for the head alone moves no bytes.
     let body = if method == Method::HEAD {
         Body::empty()
@@ -136,12 +150,21 @@ fn range_header<'a>(headers: &'a HeaderMap, etag: Option<&str>) -> Option<&'a st
     headers.get(header::RANGE)?.to_str().ok()
 }
 
-/// Opens the first good copy that has as many bytes as were recorded. The others are told in the log; whether they are damaged,
+/// Opens the first good copy that has as many bytes as were recorded, or the one in the storage `from` alone. The others are told in the log; whether they are damaged,
 /// a verification decides.
-async fn open(api: &Api, backup: &Backup, size: u64, part: Option<ByteRange>) -> Result<(String, ByteStream), Problem> {
-    let copies = history::copies(&api.app.pool, &[backup.id]).await?;
+async fn open(
+    api: &Api,
+    backup: &Backup,
+    from: Option<&str>,
+    size: u64,
+    part: Option<ByteRange>,
+) -> Result<(String, ByteStream), Problem> {
+    let mut copies = history::copies(&api.app.pool, &[backup.id]).await?;
+    // Quick storages first.
+    let is_slow = |name: &str| api.app.storages.get(name).is_some_and(|s| s.limits().pace == Pace::Afterwards);
+    copies.sort_by_key(|copy| is_slow(&copy.storage));
     let mut last = None;
-    for copy in copies.iter().filter(|copy| copy.is_good()) {
+    for copy in copies.iter().filter(|copy| copy.is_good() && from.is_none_or(|name| copy.storage == name)) {
         let (Some(locator), Some(storage)) = (copy.locator(), api.app.storages.get(&copy.storage)) else {
             tracing::warn!(id = %backup.id, storage = copy.storage, "a copy's storage is not configured here");
             continue;
@@ -164,8 +187,12 @@ async fn open(api: &Api, backup: &Backup, size: u64, part: Option<ByteRange>) ->
     }
     Err(last.map_or_else(
         || {
-            Problem::new(StatusCode::CONFLICT, "backup.no_copy", format!("backup {} has no good copy here", backup.id))
-                .hint("Look at the backup's copies, and whether their storages are configured.")
+            Problem::new(
+                StatusCode::CONFLICT,
+                "backup.no_copy",
+                format!("backup {} has no such good copy here", backup.id),
+            )
+            .hint("Look at the backup's copies, and whether their storages are configured.")
         },
         Problem::from,
     ))

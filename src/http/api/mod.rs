@@ -20,7 +20,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(backup::restore))
         .routes(routes!(backup::list))
         .routes(routes!(backup::stats))
-        .routes(routes!(backup::show))
+        .routes(routes!(backup::show, backup::delete))
         .routes(routes!(backup::history))
         .routes(routes!(download::download))
         .routes(routes!(backup::verify))

@@ -58,9 +58,9 @@ async fn symbolic_links_are_never_followed() {
         assert_eq!(storage.open(&at, None).await.err().unwrap().kind, ErrorKind::Invalid, "{key}");
         assert_eq!(storage.stat(&at).await.unwrap_err().kind, ErrorKind::Invalid, "{key}");
         assert_eq!(storage.delete(&at).await.unwrap_err().kind, ErrorKind::Invalid, "{key}");
-        assert!(storage.create(&name(key), LeaseToken::generate()).await.is_err(), "{key}");
+        assert!(storage.create(NewObject::new(&name(key), LeaseToken::generate())).await.is_err(), "{key}");
     }
-    let new = storage.create(&name("link/new.sql"), LeaseToken::generate()).await.err().unwrap();
+    let new = storage.create(NewObject::new(&name("link/new.sql"), LeaseToken::generate())).await.err().unwrap();
     assert_eq!(new.kind, ErrorKind::Invalid);
     assert!(storage.manifests().try_collect::<Vec<_>>().await.unwrap().is_empty());
     assert_eq!(files(&outside), ["secret.manifest.json"]);
@@ -80,7 +80,7 @@ async fn the_temporary_name_carries_the_attempt_and_is_gone_when_dropped() {
     let attempt = LeaseToken::generate();
     let long = "ü".repeat(127);
     for file in ["a.sql", &long] {
-        let upload = storage.create(&name(&format!("x/{file}")), attempt).await.unwrap();
+        let upload = storage.create(NewObject::new(&name(&format!("x/{file}")), attempt)).await.unwrap();
         let found = files(&storage.root);
         assert!(found.len() == 1 && found[0].contains(&attempt.to_string()) && found[0].len() <= 255, "{found:?}");
         drop(upload);
@@ -105,7 +105,7 @@ async fn the_sweep_takes_old_temporary_files_and_nothing_else() {
 #[tokio::test]
 async fn names_of_temporary_files_are_refused() {
     let (_directory, storage) = storage().await;
-    let refused = storage.create(&name("a/.x.part"), LeaseToken::generate()).await.err().unwrap();
+    let refused = storage.create(NewObject::new(&name("a/.x.part"), LeaseToken::generate())).await.err().unwrap();
     assert_eq!(refused.kind, ErrorKind::Invalid);
 }
 
@@ -113,7 +113,7 @@ async fn names_of_temporary_files_are_refused() {
 async fn a_large_upload_reads_back_whole() {
     use sha2::Digest;
     let (_directory, storage) = storage().await;
-    let mut upload = storage.create(&name("large"), LeaseToken::generate()).await.unwrap();
+    let mut upload = storage.create(NewObject::new(&name("large"), LeaseToken::generate())).await.unwrap();
     let (mut hasher, parts) = (sha2::Sha256::new(), 9u64);
     for part in 0..parts {
         let part = Bytes::from(vec![part as u8; PART.0 as usize]);

@@ -1,0 +1,454 @@
+//! `repair_copies`: makes the copies of a backup that are missing or damaged, and those of storages too slow to be fed by a dump, from one
+//! that is good.
+//!
+//! What always holds: a copy gets its final name only after all its bytes agreed with the manifest, and is `good` only in a transaction that
+//! the lease fences and that found the backup still there. What damage left under the name is removed only after a good source was read
+//! to its end.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use super::{
+    JobType,
+    context::{JobContext, JobError},
+    copies::{self, Readable},
+    export_backup,
+    queue::{self, Ending, NewJob},
+};
+use crate::{
+    app::App,
+    artifact::ArtifactName,
+    db,
+    history::{self, Backup, BackupStatus, Copy, Event},
+    ids::{BackupId, JobId},
+    manifest::Manifest,
+    pipeline::{self, Check, ManifestError, ReadBack, TransferError},
+    storage::{self, ErrorKind, Locator, NewObject, Pace, Storage},
+    tenant::Caller,
+};
+
+/// What a good copy's row says when its storage's key may only write.
+pub(super) const NOT_READ_BACK: &str = "not read back: the key may not read";
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Payload {
+    request: Request,
+    /// Written down before the first byte is stored, so that a later attempt knows what to remove when the backup is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    begun: Option<Begun>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Request {
+    backup_id: BackupId,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Begun {
+    key: ArtifactName,
+    /// Where something may have been stored.
+    storages: Vec<String>,
+}
+
+/// Asks for the missing copies of a backup, in the transaction in which a job found out about them; once for each such job.
+pub(super) async fn enqueue(
+    connection: &mut PgConnection,
+    context: &JobContext,
+    backup: BackupId,
+    project_id: &str,
+) -> Result<(), JobError> {
+    put(connection, &context.app, backup, project_id, format!("repair:{backup}:job:{}", context.lease.job)).await
+}
+
+/// Puts a job into the queue for every backup with a copy that could be made; a key per backup and hour keeps it to one, however many
+/// workers look, so that a storage that was away for days gets its copies when it is back.
+pub async fn enqueue_due(app: &App) -> Result<(), JobError> {
+    let names: Vec<String> = app.storages.keys().cloned().collect();
+    let hour = app.clock.now().timestamp() / 3600;
+    let mut last = None;
+    for wanting in history::wanting_copies(&app.pool, &names).await? {
+        let most = app.storages.get(&wanting.storage).and_then(|storage| storage.limits().artifact);
+        // One that can never fit is not tried again.
+        let never_fits = most.is_some_and(|most| wanting.size.unsigned_abs() > most.0);
+        if never_fits || last == Some(wanting.backup_id) {
+            continue;
+        }
+        last = Some(wanting.backup_id);
+        let id = BackupId(wanting.backup_id);
+        let mut connection = app.pool.acquire().await?;
+        put(&mut connection, app, id, &wanting.project_id, format!("repair:{id}:{hour}")).await?;
+    }
+    Ok(())
+}
+
+async fn put(
+    connection: &mut PgConnection,
+    app: &App,
+    backup_id: BackupId,
+    project_id: &str,
+    key: String,
+) -> Result<(), JobError> {
+    let payload = Payload { request: Request { backup_id }, begun: None };
+    let new = NewJob {
+        id: JobId::generate(),
+        job_type: JobType::RepairCopies,
+        project_id: Some(project_id.to_owned()),
+        payload: to_json(&payload)?,
+        max_attempts: app.config.worker.max_attempts,
+        priority: -5,
+        created_by: "system:worker".to_owned(),
+        idempotency_key: Some(key),
+    };
+    queue::enqueue(connection, &new).await?;
+    Ok(())
+}
+
+fn to_json(payload: &Payload) -> Result<serde_json::Value, JobError> {
+    serde_json::to_value(payload).map_err(|error| JobError::fail("job.payload", error))
+}
+
+/// How it went with one copy.
+enum Outcome {
+    Good,
+    /// The backup was deleted meanwhile; what was stored is removed again.
+    Gone,
+}
+
+/// A copy to make.
+struct Target<'a> {
+    copy: &'a Copy,
+    storage: Arc<dyn Storage>,
+    /// Which one this is, of how many.
+    number: usize,
+    of: usize,
+}
+
+/// One attempt.
+pub async fn run(context: &JobContext) -> Result<(), JobError> {
+    let app = &context.app;
+    let payload: Payload = context.payload()?;
+    let backup = copies::find(app, payload.request.backup_id).await?;
+    let Some(backup) = backup.filter(|b| b.is(BackupStatus::Completed) || b.is(BackupStatus::Damaged)) else {
+        return end_without(context, &payload).await;
+    };
+    let manifest = backup.manifest().ok_or_else(|| {
+        JobError::fail("backup.no_manifest", "there is no manifest: the backup was not taken by this program")
+    })?;
+    let wanting = wanting(app, &backup).await?;
+    let payload = begin(context, payload, &manifest, &wanting).await?;
+    let (mut repaired, mut failed) = (Vec::new(), Vec::new());
+    for (at, (copy, storage)) in wanting.iter().enumerate() {
+        context.check_stop()?;
+        let target = Target { copy, storage: Arc::clone(storage), number: at + 1, of: wanting.len() };
+        match repair(context, &backup, &manifest, &target).await {
+            Ok(Outcome::Good) => repaired.push(copy.storage.clone()),
+            Ok(Outcome::Gone) => return end_without(context, &payload).await,
+            Err(JobError::Stopped) => return Err(JobError::Stopped),
+            Err(error) => {
+                context.log("warn", &format!("storage {}: {error}", copy.storage)).await;
+                write_failure(context, &backup, copy, &error).await?;
+                failed.push((copy.storage.clone(), error));
+            }
+        }
+    }
+    if failed.is_empty() {
+        let result = serde_json::json!({ "backup_id": backup.id, "repaired": repaired });
+        queue::end(&app.pool, context.lease, &Ending::Completed(&result)).await?;
+        return Ok(());
+    }
+    let told = failed.iter().map(|(name, error)| format!("storage {name}: {error}")).collect::<Vec<_>>().join("; ");
+    let may_pass = failed.iter().find_map(|(_, error)| match error {
+        JobError::Retry { code, .. } => Some(*code),
+        JobError::Fail { .. } | JobError::Stopped => None,
+    });
+    Err(match may_pass {
+        Some(code) => JobError::retry(code, told),
+        None => JobError::fail("copies.missing", told),
+    })
+}
+
+/// The copies that are not good and whose storage is configured, those of quick storages first: they may serve the others as a source.
+async fn wanting(app: &App, backup: &Backup) -> Result<Vec<(Copy, Arc<dyn Storage>)>, JobError> {
+    let copies = history::copies(&app.pool, &[backup.id]).await?;
+    let mut wanting: Vec<_> = copies
+        .into_iter()
+        .filter(|copy| !copy.is_good())
+        .filter_map(|copy| {
+            let storage = Arc::clone(app.storages.get(&copy.storage)?);
+            Some((copy, storage))
+        })
+        .collect();
+    wanting.sort_by_key(|(_, storage)| storage.limits().pace == Pace::Afterwards);
+    Ok(wanting)
+}
+
+/// Writes down where something will be stored.
+async fn begin(
+    context: &JobContext,
+    payload: Payload,
+    manifest: &Manifest,
+    wanting: &[(Copy, Arc<dyn Storage>)],
+) -> Result<Payload, JobError> {
+    let mut storages = payload.begun.map(|begun| begun.storages).unwrap_or_default();
+    for (copy, _) in wanting {
+        if !storages.contains(&copy.storage) {
+            storages.push(copy.storage.clone());
+        }
+    }
+    let begun = Some(Begun { key: manifest.head.key.clone(), storages });
+    let payload = Payload { request: payload.request, begun };
+    queue::set_payload(&context.app.pool, context.lease, &to_json(&payload)?).await?;
+    Ok(payload)
+}
+
+/// The backup is gone, or is no longer one that is kept: what this job's attempts have stored and not written down is removed.
+async fn end_without(context: &JobContext, payload: &Payload) -> Result<(), JobError> {
+    let id = payload.request.backup_id;
+    if let Some(begun) = &payload.begun {
+        let written = history::copies(&context.app.pool, &[id.0]).await?;
+        for name in &begun.storages {
+            // One that was written down belongs to whoever deletes the backup.
+            let is_ours = !written.iter().any(|copy| copy.storage == *name && copy.is_good());
+            if let (true, Some(storage)) = (is_ours, context.app.storages.get(name)) {
+                copies::remove(context, storage.as_ref(), &begun.key).await?;
+            }
+        }
+    }
+    context.log("info", "the backup is no longer kept: nothing to repair").await;
+    let result = serde_json::json!({ "backup_id": id, "repaired": [] });
+    queue::end(&context.app.pool, context.lease, &Ending::Completed(&result)).await?;
+    Ok(())
+}
+
+/// Makes one copy.
+async fn repair(
+    context: &JobContext,
+    backup: &Backup,
+    manifest: &Manifest,
+    target: &Target<'_>,
+) -> Result<Outcome, JobError> {
+    let key = &manifest.head.key;
+    context.stage(&format!("copying to {}", target.copy.storage)).await;
+    let (artifact, read_back, source) = match lying_there(target, manifest).await? {
+        Lying::Ours(at) => (at, ReadBack::Agreed, None),
+        Lying::Nothing => copy_over(context, backup, manifest, target).await?,
+        Lying::Bad(known) => {
+            prove_a_source(context, backup, manifest, target).await?;
+            copies::remove(context, target.storage.as_ref(), key).await?;
+            queue::while_held(&context.app.pool, context.lease, async {
+                for at in &known {
+                    target.storage.delete(at).await?;
+                }
+                Ok::<_, JobError>(())
+            })
+            .await?;
+            copy_over(context, backup, manifest, target).await?
+        }
+    };
+    export_backup::still_ours(context).await?;
+    let manifest_at = manifest_beside(context, target.storage.as_ref(), manifest).await?;
+    let mut transaction = db::begin(&context.app.pool).await?;
+    queue::fence(&mut transaction, context.lease).await?;
+    let id = backup.backup_id();
+    if !history::hold_stored(&mut transaction, id).await? {
+        transaction.rollback().await?;
+        copies::remove(context, target.storage.as_ref(), key).await?;
+        return Ok(Outcome::Gone);
+    }
+    write_copy(&mut transaction, id, &target.copy.storage, &artifact, &manifest_at, read_back).await?;
+    if backup.s3_url.is_none()
+        && let Some(address) = target.storage.s3_address(&artifact)
+    {
+        history::set_s3_address(&mut *transaction, id, &address).await?;
+    }
+    history::settle_copies(&mut transaction, id).await?;
+    let caller = Caller::system("worker");
+    let detail = serde_json::json!({
+        "job_id": context.lease.job, "storage": target.copy.storage, "from": source, "was": target.copy.status,
+        "bytes": manifest.head.stored.bytes,
+    });
+    let project_id = &backup.project_id;
+    let event =
+        Event { backup_id: Some(id), project_id, event: "copy_repaired", caller: &caller, outcome: "ok", detail };
+    history::record(&mut transaction, &event).await?;
+    transaction.commit().await?;
+    Ok(Outcome::Good)
+}
+
+/// Writes a good copy's row, and that it was not read back where the storage's key may only write.
+pub(super) async fn write_copy(
+    connection: &mut PgConnection,
+    backup: BackupId,
+    storage: &str,
+    artifact: &Locator,
+    manifest: &Locator,
+    read_back: ReadBack,
+) -> Result<(), JobError> {
+    history::put_copy(&mut *connection, backup, storage, Ok((artifact, manifest))).await?;
+    match read_back {
+        ReadBack::Agreed => {}
+        ReadBack::Denied => {
+            history::mark_copy(connection, backup, storage, history::CopyStatus::Good, Some(NOT_READ_BACK)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What lies where the copy belongs.
+enum Lying {
+    Nothing,
+    /// The bytes of the backup: an earlier attempt was lost before it could say so, or a disk is back.
+    Ours(Locator),
+    /// Something else.
+    Bad(Vec<Locator>),
+}
+
+async fn lying_there(target: &Target<'_>, manifest: &Manifest) -> Result<Lying, JobError> {
+    let storage = target.storage.as_ref();
+    let named = match storage.find(&manifest.head.key).await {
+        Ok(found) => found,
+        // A key that may only write: when the name is taken, the upload will say so.
+        Err(error) if error.kind == ErrorKind::Denied => None,
+        Err(error) => return Err(error.into()),
+    };
+    let mut bad = Vec::new();
+    for at in [named, target.copy.locator()].into_iter().flatten() {
+        if bad.contains(&at) {
+            continue;
+        }
+        match storage::fingerprint(storage, &at).await {
+            Ok(found) if found == manifest.head.stored => return Ok(Lying::Ours(at)),
+            Ok(_) => bad.push(at),
+            Err(error) if error.kind == ErrorKind::NotFound => {}
+            Err(error) if error.kind == ErrorKind::Corrupt => bad.push(at),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(if bad.is_empty() { Lying::Nothing } else { Lying::Bad(bad) })
+}
+
+/// The good copies in other storages.
+async fn sources(context: &JobContext, backup: &Backup, target: &Target<'_>) -> Result<Vec<Readable>, JobError> {
+    let mut found = copies::readable(&context.app, backup).await?;
+    found.retain(|source| source.copy.is_good() && source.copy.storage != target.copy.storage);
+    Ok(found)
+}
+
+/// Reads good copies until one has all bytes. Even a damaged copy is not removed while it may be the best that is left.
+async fn prove_a_source(
+    context: &JobContext,
+    backup: &Backup,
+    manifest: &Manifest,
+    target: &Target<'_>,
+) -> Result<(), JobError> {
+    let mut last = no_source();
+    for source in sources(context, backup, target).await? {
+        context.check_stop()?;
+        match storage::fingerprint(source.storage.as_ref(), &source.at).await {
+            Ok(found) if found == manifest.head.stored => return Ok(()),
+            Ok(_) => {
+                copies::mark_damaged(context, backup, &source.copy, "it reads back with other bytes").await?;
+            }
+            Err(error) => match copies::of_storage(error) {
+                copies::CopyFault::Damaged(reason) => {
+                    copies::mark_damaged(context, backup, &source.copy, &reason).await?;
+                }
+                copies::CopyFault::OutOfReach(error) => last = copies::out_of_reach(&source, &error),
+                copies::CopyFault::Other(error) => return Err(error),
+            },
+        }
+    }
+    Err(last)
+}
+
+fn no_source() -> JobError {
+    JobError::fail("backup.no_copy", "no configured storage has a good copy to make it from")
+}
+
+/// Streams the first good copy that has all its bytes. Also gives where it came from.
+async fn copy_over(
+    context: &JobContext,
+    backup: &Backup,
+    manifest: &Manifest,
+    target: &Target<'_>,
+) -> Result<(Locator, ReadBack, Option<String>), JobError> {
+    let name = &target.copy.storage;
+    let is_proved = history::has_good_copy_in(&context.app.pool, name).await?;
+    // The first copy in a storage is read back in full.
+    let check = if is_proved { Check::Size } else { Check::Full };
+    let caption = caption(context, backup).await;
+    let mut last = no_source();
+    for source in sources(context, backup, target).await? {
+        context.check_stop()?;
+        let new = NewObject { name: &manifest.head.key, attempt: context.lease.token, caption: caption.as_deref() };
+        let report = |bytes: u64| {
+            context.report(serde_json::json!({
+                "stage": "copying", "copy": target.number, "copies": target.of, "storage": name, "source": source.copy.storage,
+                "stored_bytes": bytes, "total_bytes": manifest.head.stored.bytes,
+            }));
+        };
+        let from = (source.storage.as_ref(), &source.at);
+        let stop = &context.stop.token;
+        match pipeline::transfer(from, target.storage.as_ref(), new, manifest.head.stored, check, &report, stop).await {
+            Ok((at, read_back)) => return Ok((at, read_back, Some(source.copy.storage))),
+            Err(TransferError::Cancelled) => return Err(JobError::Stopped),
+            // The name was taken meanwhile, by an earlier attempt's commit that came late: the next attempt takes it over or removes it.
+            Err(TransferError::Target(error)) if matches!(error.kind, ErrorKind::Exists | ErrorKind::Corrupt) => {
+                return Err(JobError::retry(error.kind.code(), format!("{error:#}")));
+            }
+            Err(TransferError::Target(error)) => return Err(error.into()),
+            Err(TransferError::Source(error)) => last = copies::out_of_reach(&source, &error),
+            Err(TransferError::Damaged(reason)) => {
+                copies::mark_damaged(context, backup, &source.copy, &reason).await?;
+            }
+        }
+    }
+    Err(last)
+}
+
+/// The caption that the backup was asked for with.
+async fn caption(context: &JobContext, backup: &Backup) -> Option<String> {
+    let job = queue::get(&context.app.pool, &copies::everything(), JobId(backup.job_id?)).await.ok()?;
+    Some(job.payload.pointer("/request/caption")?.as_str()?.to_owned())
+}
+
+/// The manifest in this storage: one that is there and tells the same, or a new one.
+async fn manifest_beside(
+    context: &JobContext,
+    storage: &dyn Storage,
+    manifest: &Manifest,
+) -> Result<Locator, JobError> {
+    let found = match storage.find(&manifest.head.key.manifest()).await {
+        Ok(found) => found,
+        Err(error) if error.kind == ErrorKind::Denied => None,
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(at) = found {
+        match pipeline::read_manifest_file(storage, &at).await {
+            Ok(file) if file.head == manifest.head => return Ok(at),
+            Err(ManifestError::Storage(error)) if error.kind.may_pass() => return Err(error.into()),
+            Ok(_) | Err(_) => {
+                queue::while_held(&context.app.pool, context.lease, async {
+                    storage.delete(&at).await?;
+                    Ok::<_, JobError>(())
+                })
+                .await?;
+            }
+        }
+    }
+    export_backup::publish_manifest(context, storage, manifest).await
+}
+
+/// The reason why a copy could not be made, in its row.
+async fn write_failure(context: &JobContext, backup: &Backup, copy: &Copy, error: &JobError) -> Result<(), JobError> {
+    let mut transaction = db::begin(&context.app.pool).await?;
+    queue::fence(&mut transaction, context.lease).await?;
+    if history::hold_stored(&mut transaction, backup.backup_id()).await? {
+        history::copy_failed(&mut *transaction, backup.backup_id(), &copy.storage, &error.to_string()).await?;
+        history::settle_copies(&mut transaction, backup.backup_id()).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Asking for a backup to be deleted.
+
+use serde::{Deserialize, Serialize};
+
+use super::{RequestError, asked_before, new_job, record, require, to_json};
+use crate::{
+    app::App,
+    db,
+    history::{self, BackupStatus},
+    ids::BackupId,
+    jobs::{
+        JobType,
+        queue::{self, Enqueued, Job, QueueError},
+    },
+    tenant::{Caller, Permission},
+};
+
+/// A deletion as it is asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeleteRequest {
+    pub backup_id: BackupId,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeletePayload {
+    pub request: DeleteRequest,
+    /// The backup's status when it was asked for: what it gets back when the job is cancelled before it began.
+    pub was: String,
+}
+
+/// Attempts at a deletion. With the backoff's limit of an hour they fill most of a day; a deletion that fails all the same is taken up again
+/// the next day.
+pub const DELETE_ATTEMPTS: i32 = 24;
+
+/// Asks for every copy of a backup to be deleted. From the moment this returns the backup can no longer be used. While it is being deleted,
+/// another request gets the same job; after a deletion that failed, a new one that goes on where that one stopped.
+pub async fn delete(
+    app: &App,
+    caller: &Caller,
+    request: &DeleteRequest,
+    idempotency_key: Option<&str>,
+) -> Result<Job, RequestError> {
+    require(caller, Permission::Write)?;
+    if let Some(job) = asked_before(app, caller, idempotency_key, JobType::DeleteBackup, request).await? {
+        return Ok(job);
+    }
+    let id = request.backup_id;
+    let backup = history::get(&app.pool, &caller.scope(), id).await?;
+    let mut transaction = db::begin(&app.pool).await?;
+    // Of two that ask at the same time the second waits here, and finds the job of the first.
+    let Some(held) = history::hold(&mut transaction, id).await? else {
+        return Err(RequestError::NotFound { what: "backup", id: id.to_string() });
+    };
+    if held.status == BackupStatus::Deleted.as_str()
+        && let Some(job) = queue::newest_about(&mut *transaction, JobType::DeleteBackup, &backup.project_id, id).await?
+        && !job.is_final()
+    {
+        return Ok(job);
+    }
+    refuse(id, &held)?;
+    let payload = DeletePayload { request: request.clone(), was: held.status };
+    let mut new = new_job(app, caller, JobType::DeleteBackup, &backup.project_id, to_json(&payload)?, idempotency_key);
+    new.max_attempts = DELETE_ATTEMPTS;
+    let job = match queue::enqueue(&mut transaction, &new).await? {
+        Enqueued::Before(job) => return Ok(job),
+        Enqueued::Now(job) => job,
+    };
+    history::set_status(&mut *transaction, id, BackupStatus::Deleted.as_str()).await?;
+    stop_copying(&mut transaction, caller, &backup.project_id, id).await?;
+    let detail = serde_json::json!({ "job_id": job.id, "was": payload.was });
+    record(&mut transaction, caller, Some(id), &backup.project_id, "delete_requested", detail).await?;
+    transaction.commit().await?;
+    Ok(job)
+}
+
+/// A copy that is being made now is not worth finishing.
+async fn stop_copying(
+    transaction: &mut sqlx::PgConnection,
+    caller: &Caller,
+    project_id: &str,
+    id: BackupId,
+) -> Result<(), RequestError> {
+    let repair = queue::newest_about(&mut *transaction, JobType::RepairCopies, project_id, id).await?;
+    let Some(repair) = repair.filter(|job| !job.is_final()) else { return Ok(()) };
+    match queue::request_cancel(transaction, &caller.scope(), repair.job_id()).await {
+        // It was quicker.
+        Ok(_) | Err(QueueError::AlreadyEnded { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What stands against a deletion.
+fn refuse(id: BackupId, held: &history::Held) -> Result<(), RequestError> {
+    if held.pinned {
+        return Err(RequestError::conflict(
+            "backup.pinned",
+            format!("backup {id} is pinned: it is kept whatever happens"),
+            "Unpin it first.",
+        ));
+    }
+    if [BackupStatus::Pending, BackupStatus::InProgress].iter().any(|status| held.status == status.as_str()) {
+        return Err(RequestError::conflict(
+            "backup.unfinished",
+            format!("backup {id} is {}: it is still being made", held.status),
+            "Cancel its job first: that removes what it has stored.",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Jobs that a program queues, or a platform puts into the table itself; and what jobs make of files that were sent.
+
+use holdfast::{
+    ids::JobId,
+    integration::BackupIntegration,
+    jobs::{
+        JobType,
+        request::{self, RestoreRequest},
+    },
+};
+use serde_json::json;
+use sqlx::Executor;
+
+use crate::{
+    scene::{Scene, bytes, file},
+    support::app::{TestApp, caller},
+};
+
+async fn with_a_tenant() -> TestApp {
+    let test = TestApp::new().await;
+    test.add_schema_project("acme", "tenant_acme").await;
+    let mut tenants = test.tenants().await;
+    tenants.execute("CREATE SCHEMA tenant_acme; CREATE TABLE tenant_acme.t AS SELECT 42 AS n;").await.unwrap();
+    test
+}
+
+#[tokio::test]
+async fn a_queued_job_and_a_row_of_the_platforms_own_are_both_run() {
+    let test = with_a_tenant().await;
+    let integration = BackupIntegration::new(&test.app, "local").await.unwrap();
+    let payload = json!({ "project_id": "acme", "format": "sql", "compression": "zstd" });
+    let queued = integration.enqueue(JobType::ExportBackup, payload.clone()).await.unwrap();
+    assert_eq!((queued.status.as_str(), &queued.payload), ("pending", &payload));
+    let inserted: uuid::Uuid =
+        sqlx::query_scalar("INSERT INTO control_plane.jobs (type, payload) VALUES ('export_backup', $1) RETURNING id")
+            .bind(&payload)
+            .fetch_one(&test.app.pool)
+            .await
+            .unwrap();
+    let mut backups = Vec::new();
+    for job in [queued.job_id(), JobId(inserted)] {
+        let job = test.run(job).await;
+        assert_eq!(job.status, "completed", "{:?}", job.error_message);
+        backups.push(job.result.unwrap()["backup_id"].clone());
+    }
+    let completed: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM control_plane.backups WHERE project_id = 'acme' AND status = 'completed'",
+    )
+    .fetch_one(&test.app.pool)
+    .await
+    .unwrap();
+    assert_eq!(completed, 2);
+
+    // The other kinds, of one of those backups.
+    let verify = json!({ "backup_id": backups[0], "depth": "read" });
+    let verify = integration.enqueue(JobType::VerifyBackup, verify).await.unwrap();
+    assert_eq!(test.run(verify.job_id()).await.status, "completed");
+    let restore = integration.enqueue(JobType::RestoreBackup, json!({ "backup_id": backups[1] })).await.unwrap();
+    assert_eq!(test.run(restore.job_id()).await.status, "completed");
+    let undo = json!({ "restore_job_id": restore.id });
+    let undo = integration.enqueue(JobType::UndoRestore, undo).await.unwrap();
+    assert_eq!(test.run(undo.job_id()).await.status, "completed");
+}
+
+#[tokio::test]
+async fn a_job_that_could_not_be_run_is_not_queued() {
+    let scene = Scene::new().await;
+    let integration = scene.integration();
+    for (job_type, payload, expected) in [
+        (JobType::ExportBackup, json!({ "project_id": "nobody" }), "project.not_found"),
+        (JobType::ExportBackup, json!({}), "project.not_found"),
+        (JobType::ExportBackup, json!({ "project_id": "acme", "format": "zip" }), "job.payload"),
+        (JobType::ExportBackup, json!([]), "job.payload"),
+        (JobType::RestoreBackup, json!({ "backup_id": JobId::generate() }), "job.type"),
+        (JobType::DropReplaced, json!({}), "job.type"),
+    ] {
+        let refused = integration.enqueue(job_type, payload).await.unwrap_err();
+        assert_eq!(refused.code, expected, "{refused:?}");
+    }
+    assert_eq!(scene.count("jobs").await, 0);
+}
+
+#[tokio::test]
+async fn with_the_database_down_a_job_is_not_queued_and_that_may_pass() {
+    let scene = Scene::new().await;
+    let integration = scene.integration();
+    scene.database_goes_down().await;
+    let refused = integration.enqueue(JobType::ExportBackup, json!({ "project_id": "acme" })).await.unwrap_err();
+    scene.database_comes_back().await;
+    assert_eq!((refused.code.as_str(), refused.may_pass), ("control_plane.unavailable", true));
+}
+
+#[tokio::test]
+async fn a_sent_file_is_verified_like_any_backup_and_not_restored() {
+    let test = with_a_tenant().await;
+    let integration = BackupIntegration::new(&test.app, "local").await.unwrap();
+    let result = integration.send_and_record(file(bytes(3_000_000))).await;
+    assert!(result.success, "{result:?}");
+    let id = result.database_record.unwrap().id;
+    for depth in ["head", "read"] {
+        let job = integration.enqueue(JobType::VerifyBackup, json!({ "backup_id": id, "depth": depth })).await.unwrap();
+        let job = test.run(job.job_id()).await;
+        assert_eq!(job.status, "completed", "{:?}", job.error_message);
+    }
+    let verified: Option<String> =
+        sqlx::query_scalar("SELECT verified_depth FROM control_plane.backups").fetch_one(&test.app.pool).await.unwrap();
+    assert_eq!(verified.as_deref(), Some("read"));
+    let refused =
+        request::restore(&test.app, &caller(), &RestoreRequest { backup_id: id, target_database: None }, None).await;
+    assert_eq!(refused.unwrap_err().code(), "backup.not_restorable");
+    // Nor is it tried in a scratch database.
+    let job = integration.enqueue(JobType::VerifyBackup, json!({ "backup_id": id, "depth": "restore" })).await.unwrap();
+    assert_eq!(test.run(job.job_id()).await.status, "failed");
+}
+
+#[tokio::test]
+async fn an_integration_of_a_configuration_makes_no_key_and_reaches_nothing_yet() {
+    let directory = tempfile::tempdir().unwrap();
+    let environment = [("HOLDFAST_DATA_DIR", directory.path().join("data").display().to_string())];
+    let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value));
+    let empty = directory.path().join("empty.toml");
+    std::fs::write(&empty, "").unwrap();
+    // Nothing listens on this port.
+    let database = ("DATABASE_URL".to_owned(), "postgres://u:canary@127.0.0.1:1/x".to_owned());
+    let config = holdfast::config::load(Some(&empty), &environment.chain([database]).collect()).unwrap();
+    let integration = BackupIntegration::open(&config, "local").await.unwrap();
+    let result = integration.send_and_record(file(b"x".to_vec())).await;
+    assert_eq!(result.error.as_ref().unwrap().code, "key.unavailable");
+    assert_eq!(result.details.database_error.as_ref().unwrap().code, "control_plane.unavailable");
+    assert!(!serde_json::to_string(&result).unwrap().contains("canary"));
+    assert!(!config.data_dir.join("age.key").exists());
+    assert!(BackupIntegration::open(&config, "nowhere").await.is_err());
+}
