@@ -1,6 +1,6 @@
 # What people run. `make demo` and `make test` work on a fresh Debian or Ubuntu with Rust.
 
-.PHONY: demo demo-telegram test test-slow bench regenerate check-licenses setup
+.PHONY: demo demo-telegram test test-slow test-versions bench regenerate check-licenses setup
 
 # A debug build: there sooner than a release build (from nothing 4 min 40 s on two cores). The dependencies, which do the heavy work,
 # are optimised in it as well (`profile.dev.package` in Cargo.toml).
@@ -17,6 +17,10 @@ test: setup
 
 test-slow: setup
 	@scripts/test-slow
+
+# Against the other versions of PostgreSQL, which it downloads (55 MB): `make test-versions ROWS="17 15/18"`, or all.
+test-versions: setup
+	@scripts/test-versions $(ROWS)
 
 bench:
 	@scripts/setup bench

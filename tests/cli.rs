@@ -533,6 +533,22 @@ async fn the_grants_run_twice_and_give_what_backup_and_restore_need() {
     let rights_of_restore = rights::role_rights(&mut connection).await.unwrap();
     assert!(rights_of_restore.can_restore() && !rights_of_restore.is_superuser, "{rights_of_restore:?}");
     assert_eq!(rights::strange_owners(&mut connection, "tenant_a").await.unwrap(), Vec::<String>::new());
+    // Of a role that it makes it is the administrator, from PostgreSQL 16 on: that is not enough, nor is it in the way.
+    let made = format!("m {suffix}");
+    let make = format!(
+        "CREATE ROLE {0}; RESET ROLE; CREATE SCHEMA tenant_b AUTHORIZATION {0}; SET ROLE {1}",
+        quote::ident(&made),
+        quote::ident(&restore)
+    );
+    connection.execute(AssertSqlSafe(make)).await.unwrap();
+    assert_eq!(rights::strange_owners(&mut connection, "tenant_b").await.unwrap(), [made.as_str()]);
+    connection.execute(AssertSqlSafe(format!("RESET ROLE; {sql}; SET ROLE {}", quote::ident(&restore)))).await.unwrap();
+    assert_eq!(rights::strange_owners(&mut connection, "tenant_b").await.unwrap(), Vec::<String>::new());
+    let swap = format!(
+        "ALTER SCHEMA tenant_b RENAME TO hf_before_y; CREATE SCHEMA tenant_b; ALTER SCHEMA tenant_b OWNER TO {}",
+        quote::ident(&made)
+    );
+    connection.execute(AssertSqlSafe(swap)).await.unwrap();
     // One role for both.
     let both = format!("b {suffix}");
     let sql = holdfast.run(&["grants", "--dump-role", &both, "--restore-role", &both]).expect(0).stdout;
@@ -548,7 +564,7 @@ async fn the_grants_run_twice_and_give_what_backup_and_restore_need() {
          ALTER SCHEMA tenant_a OWNER TO {owner_name}"
     );
     connection.execute(AssertSqlSafe(swap)).await.unwrap();
-    let clean = [&both, &dump, &restore, &owner]
+    let clean = [&both, &dump, &made, &restore, &owner]
         .map(|role| format!("DROP OWNED BY {0} CASCADE; DROP ROLE {0};", quote::ident(role)));
     connection.execute(AssertSqlSafe(format!("RESET ROLE; {}", clean.concat()))).await.unwrap();
     for role in ["{role}", "a$holdfast$b", ""] {

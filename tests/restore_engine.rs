@@ -4,14 +4,16 @@
 mod scene;
 mod support;
 
+use std::sync::Arc;
+
 use holdfast::{
     artifact::Format,
     child::Command,
     ids::RestoreId,
     manifest::DumpScope,
     postgres::{
-        quote,
-        tools::{ChildEnvironment, ClientTool},
+        inspect, quote,
+        tools::{ChildEnvironment, ClientTool, Tools},
     },
     restore::{Recovery, Target},
 };
@@ -439,6 +441,143 @@ async fn a_whole_database_is_restored_into_a_new_one() {
         c.close().await.unwrap();
     }
     scene.clean().await;
+}
+
+#[tokio::test]
+async fn a_backup_of_an_older_server_leaves_its_owners_able_to_maintain_what_they_own() {
+    let scene = Scene::new().await;
+    let (bytes, mut proof) = scene.dump(Format::Custom).await;
+    proof.server_version = 160_000;
+    for grants in proof.ownership.iter_mut().filter_map(|object| object.grants.as_mut()) {
+        grants.retain(|grant| grant.privilege != "MAINTAIN");
+    }
+    let plan = scene.plan().await;
+    let (mut session, loaded) = scene.load(&plan, &proof, Format::Custom, good(&bytes)).await;
+    loaded.unwrap();
+    let finished = session.finish(&proof, &CancellationToken::new()).await.unwrap();
+    assert_eq!(finished.differences, NONE);
+    // Views with an access list and without one.
+    for view in ["summary", "plain"] {
+        let summary = quote::qualified(SCHEMA, view);
+        scene.sql(&format!("SET ROLE {}_owner; REFRESH MATERIALIZED VIEW {summary}", scene.name)).await;
+    }
+    session.close().await;
+    scene.clean().await;
+}
+
+#[tokio::test]
+async fn an_archive_of_a_newer_pg_dump_is_read_by_a_pg_restore_as_new_where_there_is_one() {
+    let mut scene = Scene::new().await;
+    let (bytes, mut proof) = scene.dump(Format::Custom).await;
+    proof.tool_version = 990_000;
+    let real = scene.engine.tools.client(ClientTool::PgRestore, 140_000).unwrap().path;
+    let restore = async |scene: &Scene| {
+        let plan = scene.plan().await;
+        let (mut session, loaded) = scene.load(&plan, &proof, Format::Custom, good(&bytes)).await;
+        loaded.unwrap();
+        session.finish(&proof, &CancellationToken::new()).await.unwrap();
+        session.close().await;
+    };
+    // There is none: the server's own may do.
+    restore(&scene).await;
+
+    // There is one: the real program, which says that it is newer and tells that it was used.
+    let directory = tempfile::tempdir().unwrap();
+    let used = directory.path().join("used");
+    let (program, real_directory) = (directory.path().join("pg_restore"), real.parent().unwrap().to_owned());
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && {{ echo 'pg_restore (PostgreSQL) 99.0'; exit; }}\necho used >> '{}'\nexec '{}' \"$@\"\n",
+        used.display(),
+        real.display()
+    );
+    // By another process: see "text file busy" in execve(2), where a child of another test has our descriptor for a moment.
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""]);
+    assert!(shell.arg(&program).arg(&text).status().unwrap().success());
+    scene.engine.tools = Arc::new(Tools::among(vec![real_directory, directory.path().into()]).await);
+    restore(&scene).await;
+    assert_eq!(std::fs::read_to_string(&used).unwrap(), "used\nused\n", "for the list and for the content");
+    scene.clean().await;
+}
+
+#[tokio::test]
+async fn a_restore_administrator_makes_new_databases_too() {
+    let name = format!("t{}", RestoreId::generate().short());
+    let server = test_server().await;
+    let mut c = server.connect().await.unwrap();
+    run(
+        &mut c,
+        &format!(
+            "CREATE ROLE {name}_owner; CREATE ROLE {name}_admin LOGIN CREATEROLE CREATEDB PASSWORD 'admin'; \
+             GRANT {name}_owner TO {name}_admin"
+        ),
+    )
+    .await;
+    run(&mut c, &format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+    let mut scene = Scene::over(server.with_database(&name), name.clone()).await;
+    scene
+        .sql(&format!(
+            "CREATE SCHEMA s; CREATE TABLE s.t (id serial PRIMARY KEY, word text); INSERT INTO s.t (word) VALUES ('one'), ('two'); \
+             CREATE TABLE public.p AS SELECT 1 AS x; ALTER SCHEMA s OWNER TO {name}_owner; ALTER TABLE s.t OWNER TO {name}_owner; \
+             ALTER TABLE public.p OWNER TO {name}_owner; GRANT SELECT ON s.t TO PUBLIC"
+        ))
+        .await;
+    let before = scene.text(None).await;
+    scene.engine.admin = scene.admin.with_user(format!("{name}_admin"), SecretString::from("admin"));
+    for format in [Format::Sql, Format::Custom] {
+        let (bytes, proof) = scene.dump_scope(DumpScope::Database { database: name.clone() }, format).await;
+        let plan = scene.engine.plan_database(RestoreId::generate(), None).await.unwrap();
+        let Target::Database { database } = plan.target.clone() else { unreachable!() };
+        let (mut session, loaded) = scene.load(&plan, &proof, format, bad(&bytes[..bytes.len() / 2])).await;
+        loaded.unwrap_err();
+        assert_eq!(session.roll_back().await.unwrap(), Recovery::RolledBack);
+        session.close().await;
+
+        let (mut session, loaded) = scene.load(&plan, &proof, format, good(&bytes)).await;
+        loaded.unwrap();
+        let finished = session.finish(&proof, &CancellationToken::new()).await.unwrap();
+        assert_eq!(finished.differences, NONE, "{format}");
+        session.close().await;
+        let original = std::mem::replace(&mut scene.admin.database, database.clone());
+        pretty(&scene.text(None).await, &before);
+        scene.admin.database = original;
+        run(&mut c, &format!("DROP DATABASE {database} WITH (FORCE)")).await;
+    }
+    run(&mut c, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    run(&mut c, &format!("DROP OWNED BY {name}_admin; DROP ROLE {name}_admin; DROP ROLE {name}_owner")).await;
+    c.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_database_has_the_encoding_and_the_locale_of_the_one_beside_it() {
+    let name = format!("t{}", RestoreId::generate().short());
+    let server = test_server().await;
+    let mut c = server.connect().await.unwrap();
+    let mut locales = vec!["ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"];
+    if inspect::server_version(&mut c).await.unwrap() >= 170_000 {
+        locales.push("ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'");
+    }
+    for locale in locales {
+        run(&mut c, &format!("CREATE DATABASE {name} TEMPLATE template0 {locale}")).await;
+        let scene = Scene::over(server.with_database(&name), name.clone()).await;
+        scene.sql("CREATE TABLE public.words AS SELECT 'one'::text AS word").await;
+        let (bytes, proof) = scene.dump_scope(DumpScope::Database { database: name.clone() }, Format::Custom).await;
+        let plan = scene.engine.plan_database(RestoreId::generate(), None).await.unwrap();
+        let Target::Database { database } = plan.target.clone() else { unreachable!() };
+        let (mut session, loaded) = scene.load(&plan, &proof, Format::Custom, good(&bytes)).await;
+        loaded.unwrap();
+        let finished = session.finish(&proof, &CancellationToken::new()).await.unwrap();
+        assert_eq!(finished.differences, NONE, "{locale}");
+        session.close().await;
+        let look = "SELECT to_jsonb(d) - 'oid' - 'datname' - 'datdba' - 'datacl' - 'datfrozenxid' - 'datminmxid' \
+                    FROM pg_database d WHERE datname = ANY ($1)";
+        let two: Vec<serde_json::Value> =
+            sqlx::query_scalar(look).bind(vec![&name, &database]).fetch_all(&mut c).await.unwrap();
+        assert_eq!(two[0], two[1], "{locale}");
+        run(&mut c, &format!("DROP DATABASE {database} WITH (FORCE)")).await;
+        run(&mut c, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    }
+    c.close().await.unwrap();
 }
 
 #[tokio::test]

@@ -78,7 +78,8 @@ ALTER ROLE {role} BYPASSRLS;
 ";
 
 /// `ALTER SCHEMA … RENAME` needs ownership of the schema and CREATE on the database; giving objects to an owner needs membership in
-/// that role (postgresql.org/docs/current/sql-alterschema.html, sql-altertable.html). A whole database is restored, and a backup is
+/// that role (postgresql.org/docs/current/sql-alterschema.html, sql-altertable.html). From PostgreSQL 16 on a membership says what it
+/// is good for, and one that is there keeps what it said unless told otherwise (sql-grant.html). A whole database is restored, and a backup is
 /// tried out, in a database made for it (sql-createdatabase.html).
 const RESTORE: &str = "
 -- Restore administrator: makes a restricted role and a new schema for each restore, renames the tenant's schema away, and gives
@@ -106,7 +107,9 @@ BEGIN
     LOOP
         IF owner_is_superuser THEN
             RAISE WARNING 'superuser % owns objects of tenants: they can be given back only by a superuser', owner_name;
-        ELSIF NOT pg_catalog.pg_has_role({role_text}, owner_name, 'MEMBER') THEN
+        ELSIF current_setting('server_version_num')::int >= 160000 THEN
+            EXECUTE format('GRANT %I TO %I WITH INHERIT TRUE, SET TRUE', owner_name, {role_text});
+        ELSE
             EXECUTE format('GRANT %I TO %I', owner_name, {role_text});
         END IF;
     END LOOP;

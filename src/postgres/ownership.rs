@@ -6,12 +6,14 @@
 //! objects to roles that exist: the caller decides whether to believe the manifest. (It may name a superuser as the owner, because
 //! many platforms own everything as one; an authenticated manifest is what makes that safe.)
 
+mod older;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Deserialize;
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, types::Json};
 
-use super::quote::ident;
+use super::{inspect::server_version, quote::ident};
 use crate::manifest::{DumpScope, Grant, ObjectOwnership};
 
 /// What [`apply`] did.
@@ -55,12 +57,16 @@ pub async fn collect(c: &mut PgConnection, scope: &DumpScope) -> Result<Vec<Obje
 ///
 /// The connection's role must be a superuser, or a member of the present and of the recorded owners. An object that cannot be
 /// given back is a difference, not an error; an error is a lost connection or an unreadable catalog, and then nothing changed.
+///
+/// `recorded_on`: the version of the server that the record was made on.
 pub async fn apply(
     c: &mut PgConnection,
     scope: &DumpScope,
     ownership: &[ObjectOwnership],
+    recorded_on: u32,
 ) -> Result<Applied, sqlx::Error> {
     let mut tx = c.begin().await?;
+    let ownership = &*older::in_words_of(server_version(&mut tx).await?, ownership, recorded_on);
     let mut run = Run { roles: existing_roles(&mut tx).await?, ..Run::default() };
     let recorded: HashMap<(&str, &str), &ObjectOwnership> =
         ownership.iter().map(|o| ((o.kind.as_str(), o.identity.as_str()), o)).collect();

@@ -44,10 +44,16 @@ impl RoleRights {
 
 /// Owners of a schema, and of what is in it, that the connection's role is no member of: it can neither rename what they own nor
 /// give it back to them. Sorted. None for a superuser.
+///
+/// Renaming needs the owner's privileges (`USAGE`), giving back needs that it may become the owner. From PostgreSQL 16 on a membership
+/// can be without either: whoever made a role, for one, is only its administrator (`pg_has_role`, and "CREATE ROLE").
 pub async fn strange_owners(connection: &mut PgConnection, schema: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT r.rolname::text FROM pg_catalog.pg_roles r \
-         WHERE NOT pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER') AND r.oid IN ( \
+         WHERE NOT (pg_catalog.pg_has_role(current_user, r.oid, 'USAGE') \
+                    AND pg_catalog.pg_has_role(current_user, r.oid, \
+                        CASE WHEN pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 160000 THEN 'SET' ELSE 'MEMBER' END)) \
+             AND r.oid IN ( \
              SELECT n.nspowner FROM pg_catalog.pg_namespace n WHERE n.nspname = $1 \
              UNION SELECT c.relowner FROM pg_catalog.pg_class c \
                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 \

@@ -120,6 +120,7 @@ impl Session {
             }
         };
         self.password = Some(password);
+        self.dumped_by = content.tool_version;
         Ok(warnings)
     }
 
@@ -160,7 +161,7 @@ impl Session {
 
         let mut tx = self.c.begin().await?;
         execute(&mut tx, LOCK_TIMEOUT.to_owned()).await?;
-        let applied = ownership::apply(&mut tx, &scope, &content.ownership).await?;
+        let applied = ownership::apply(&mut tx, &scope, &content.ownership, content.server_version).await?;
         refuse_altered(&applied.altered)?;
         differences.extend(applied.differences);
         give_away_the_rest(&mut tx, &plan, new_oid).await?;

@@ -25,7 +25,7 @@ use crate::{
     child::{Child, Command, Exit},
     postgres::{
         quote::{ident, literal},
-        tools::{ChildEnvironment, ClientTool},
+        tools::{ChildEnvironment, ClientTool, Tool, ToolError},
     },
 };
 
@@ -65,11 +65,7 @@ impl Session {
         let list = match load.format {
             Format::Sql => None,
             Format::Tar | Format::Custom => {
-                let tool = self.tools.restore_client(
-                    ClientTool::PgRestore,
-                    self.server_version,
-                    self.allow_vulnerable_clients,
-                )?;
+                let tool = self.pg_restore()?;
                 let list = archive::edited_list(&tool, load, &self.leave_out).await?;
                 Some((tool, list))
             }
@@ -129,6 +125,14 @@ impl Session {
             Err(Failure::Lost(error)) => Err(error.into()),
             Err(Failure::Ours(message)) => Err(RestoreError::passing("restore.tool", message)),
         }
+    }
+
+    /// An archive that a newer `pg_dump` wrote than the server's is best read by a `pg_restore` as new. Where there is none, the server's
+    /// may do: not every major version changed the archive's format, and `pg_restore` says so when it did.
+    fn pg_restore(&self) -> Result<Tool, ToolError> {
+        let fit_for =
+            |version| self.tools.restore_client(ClientTool::PgRestore, version, self.allow_vulnerable_clients);
+        fit_for(self.server_version.max(self.dumped_by)).or_else(|_| fit_for(self.server_version))
     }
 
     /// The marker is a setting of the role, written by the load's own transaction: it is there if and only if that was committed.

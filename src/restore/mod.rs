@@ -107,6 +107,7 @@ impl Engine {
             server_version,
             password: None,
             leave_out: LeaveOut::default(),
+            dumped_by: 0,
             loader_pid: None,
         })
     }
@@ -123,6 +124,8 @@ pub struct Session {
     /// The role's, from [`prepare`](Self::prepare) on; nobody else knows it.
     password: Option<SecretString>,
     leave_out: LeaveOut,
+    /// The version of the `pg_dump` that wrote the content, from [`prepare`](Self::prepare) on.
+    dumped_by: u32,
     loader_pid: Option<u32>,
 }
 

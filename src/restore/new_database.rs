@@ -129,7 +129,7 @@ pub(super) async fn finish(
     let mut target = session.target_connect().connect().await?;
     let mut differences = count(&mut target, &scope, content).await;
     let mut tx = target.begin().await?;
-    let applied = ownership::apply(&mut tx, &scope, &content.ownership).await?;
+    let applied = ownership::apply(&mut tx, &scope, &content.ownership, content.server_version).await?;
     refuse_altered(&applied.altered)?;
     differences.extend(applied.differences);
     // What nobody could be named for, and the database itself, are ours.

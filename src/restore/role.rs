@@ -58,7 +58,9 @@ fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     Sha256::new_with_prefix(padded.map(|b| b ^ 0x5c)).chain_update(inner.finalize()).finalize().into()
 }
 
-/// Makes the role: it may log in, owns nothing, is a member of nothing. `lifetime_seconds` limits for how long its password opens
+/// Makes the role: it may log in, owns nothing, is a member of nothing. (As the owner of a new database it counts as a member of
+/// `pg_database_owner`, to whom the schema `public` belongs: PostgreSQL 15 lets only a role with INHERIT have the use of that.)
+/// `lifetime_seconds` limits for how long its password opens
 /// a new session.
 pub(super) async fn create(
     c: &mut PgConnection,
@@ -75,7 +77,7 @@ pub(super) async fn create(
     execute(
         c,
         format!(
-            "CREATE ROLE {} LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS CONNECTION LIMIT 3 \
+            "CREATE ROLE {} LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS CONNECTION LIMIT 3 \
              PASSWORD {} VALID UNTIL {}",
             ident(role),
             literal(&verifier),

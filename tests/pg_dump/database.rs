@@ -4,7 +4,6 @@ use std::{io::Read, sync::Arc, time::Duration};
 
 use holdfast::{
     artifact::Format,
-    config::ToolsConfig,
     manifest::{Content, DatabaseContent, DumpScope, TableRows},
     postgres::{
         connect::ConnectInfo,
@@ -71,7 +70,7 @@ impl Database {
 }
 
 pub async fn installed() -> Arc<Tools> {
-    Arc::new(Tools::discover(&ToolsConfig::default()).await)
+    Arc::new(crate::support::tools().await)
 }
 
 /// Reads to the end on a thread of its own, as the pipeline does.

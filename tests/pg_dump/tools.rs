@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use holdfast::{
     postgres::{
         inspect,
-        tools::{Tool, Tools},
+        tools::{ClientTool, Tool, Tools, display_version, major},
     },
     source::{
         Source,
@@ -13,13 +13,17 @@ use holdfast::{
     },
 };
 
-use crate::database::{Database, read_all, schema_with};
+use crate::database::{Database, installed, read_all, schema_with};
 
 /// Tools whose `pg_dump` is this script; it claims to be newer than any real one of its major version.
 async fn scripted(script: &str) -> (tempfile::TempDir, Arc<Tools>) {
+    claiming("18.99", script).await
+}
+
+async fn claiming(version: &str, script: &str) -> (tempfile::TempDir, Arc<Tools>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pg_dump");
-    let version = "[ \"$1\" = --version ] && { echo 'pg_dump (PostgreSQL) 18.99'; exit; }";
+    let version = &format!("[ \"$1\" = --version ] && {{ echo 'pg_dump (PostgreSQL) {version}'; exit; }}");
     // Written by another process: a descriptor of ours that is open for writing could be inherited for a moment by the child
     // of another test, and the script could not be run meanwhile ("text file busy").
     let write = "printf '#!/bin/sh\\n%s\\n%s\\n' \"$1\" \"$2\" > \"$0\"; chmod 755 \"$0\"";
@@ -113,7 +117,7 @@ async fn arguments_hold_neither_the_password_nor_the_place() {
 }
 
 #[tokio::test]
-async fn a_missing_or_older_tool_is_refused_with_the_package_to_install() {
+async fn a_missing_tool_is_refused_with_the_package_to_install() {
     let mut database = Database::new().await;
     database.run(schema_with("s", "x")).await;
     let major = inspect::server_version(&mut database.connection).await.unwrap() / 10_000;
@@ -126,5 +130,33 @@ async fn a_missing_or_older_tool_is_refused_with_the_package_to_install() {
         PgDumpOptions { tool: Some(Tool { path: "/nonexistent".into(), version: 1 }), ..database.options("s") };
     let error = PgDump::new(Arc::default(), options).start().await.err().unwrap();
     assert_eq!((error.code, error.may_pass), ("source.tool", false), "{error}");
+    database.end().await;
+}
+
+/// With the real programs where `scripts/test-versions` gives older ones, else with a script that says it is one.
+#[tokio::test]
+async fn a_tool_that_is_older_than_the_server_is_refused_with_the_package_to_install() {
+    let mut database = Database::new().await;
+    database.run(schema_with("s", "x")).await;
+    let server = inspect::server_version(&mut database.connection).await.unwrap();
+    let major = major(server);
+    let real = installed().await;
+    let newest = real.clients().filter(|(name, _)| *name == ClientTool::PgDump).map(|(_, tool)| tool.version).max();
+    let (_directory, tools, version) = match newest {
+        Some(version) if version / 10_000 < major => (None, real, display_version(version)),
+        _ => {
+            let version = format!("{}.9", major - 1);
+            let (directory, tools) = claiming(&version, "exit 1").await;
+            (Some(directory), tools, version)
+        }
+    };
+    let error = PgDump::new(tools, database.options("s")).start().await.err().unwrap();
+    assert_eq!((error.code, error.may_pass), ("source.tool", false));
+    assert_eq!(
+        error.message,
+        format!(
+            "pg_dump {version} is older than the server, which is version {major}: install the package postgresql-client-{major}"
+        )
+    );
     database.end().await;
 }

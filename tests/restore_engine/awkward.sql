@@ -40,6 +40,7 @@ CREATE TABLE parts_2 PARTITION OF parts DEFAULT;
 INSERT INTO parts SELECT i, '2026-01-01'::date + i FROM pg_catalog.generate_series(1, 365) i;
 CREATE VIEW "Odd View" AS SELECT a.id, c.code FROM accounts a LEFT JOIN neighbour.countries c ON c.code = a.country;
 CREATE MATERIALIZED VIEW summary AS SELECT c.code, count(*) AS n FROM neighbour.countries c LEFT JOIN accounts a ON a.country = c.code GROUP BY 1;
+CREATE MATERIALIZED VIEW plain AS SELECT id FROM accounts;
 CREATE INDEX ON accounts (lower(name));
 CREATE SEQUENCE "Free" START 42;
 SELECT nextval('"Free"');

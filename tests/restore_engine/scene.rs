@@ -8,13 +8,9 @@ use std::{
 
 use holdfast::{
     artifact::Format,
-    config::ToolsConfig,
     ids::RestoreId,
     manifest::{DatabaseContent, DumpScope},
-    postgres::{
-        connect::ConnectInfo,
-        tools::{ClientTool, Tools},
-    },
+    postgres::{connect::ConnectInfo, inspect, tools::ClientTool},
     restore::{Engine, Load, OpenContent, Plan, RestoreError, Session},
     source::{
         Source as _,
@@ -28,6 +24,14 @@ use tokio_util::sync::CancellationToken;
 pub const HOUR: u64 = 3600;
 pub const SCHEMA: &str = "My \"Ten'ant";
 pub const NONE: Vec<String> = Vec::new();
+
+/// What the scene consists of, each from a version of the server on.
+const AWKWARD: [(u32, &str); 4] = [
+    (140_000, include_str!("awkward.sql")),
+    (150_000, include_str!("awkward_15.sql")),
+    (170_000, include_str!("awkward_17.sql")),
+    (180_000, include_str!("awkward_18.sql")),
+];
 
 /// A superuser's way to a server on which tests may make databases and roles.
 pub async fn test_server() -> ConnectInfo {
@@ -51,14 +55,20 @@ impl Scene {
             run(&mut c, &format!("CREATE ROLE {name}_{role}")).await;
         }
         let admin = test_server().await.with_database(&name);
-        let scene = include_str!("awkward.sql").replace("ROLE_", &format!("{name}_"));
-        run(&mut admin.connect().await.unwrap(), &scene).await;
+        let mut c = admin.connect().await.unwrap();
+        let version = inspect::server_version(&mut c).await.unwrap();
+        for (since, sql) in AWKWARD {
+            if version >= since {
+                run(&mut c, &sql.replace("ROLE_", &format!("{name}_"))).await;
+            }
+        }
         Self::over(admin, name).await
     }
 
     pub async fn over(admin: ConnectInfo, name: String) -> Self {
-        let tools = Arc::new(Tools::discover(&ToolsConfig::default()).await);
-        Self { engine: Engine { tools, admin: admin.clone(), allow_vulnerable_clients: false }, admin, name }
+        let tools = Arc::new(crate::support::tools().await);
+        let allow_vulnerable_clients = crate::support::allows_vulnerable_clients();
+        Self { engine: Engine { tools, admin: admin.clone(), allow_vulnerable_clients }, admin, name }
     }
 
     /// Takes the database and the roles away again.

@@ -18,7 +18,7 @@ use holdfast::{
     keyring::Keyring,
     postgres::{
         connect::ConnectInfo,
-        tools::{ChildEnvironment, ClientTool, Tools},
+        tools::{ChildEnvironment, ClientTool},
     },
     tenant::{Caller, Scope},
 };
@@ -58,9 +58,10 @@ impl TestApp {
         config.worker.poll_seconds = 1;
         config.worker.backoff_seconds = 1;
         config.worker.shutdown_seconds = 5;
+        config.restore.allow_vulnerable_clients = super::allows_vulnerable_clients();
         change(&mut config);
         let info = super::fresh_database("app").await;
-        let tools = Arc::new(Tools::discover(&config.tools).await);
+        let tools = Arc::new(super::tools().await);
         let keys = Keyring::open(&config, &Clock::System).unwrap();
         let app = App::open(config, info, tools, keys).await.unwrap();
         db::migrate(&app.pool).await.unwrap();
@@ -143,7 +144,7 @@ pub fn export(project: &str) -> Export {
 /// Loads a custom-format dump, as a platform's administrator would.
 pub async fn load_custom_dump(info: &ConnectInfo, dump: &Path) {
     let tools = super::tools().await;
-    let tool = tools.restore_client(ClientTool::PgRestore, 150_000, true).unwrap();
+    let tool = tools.restore_client(ClientTool::PgRestore, 140_000, true).unwrap();
     let environment = ChildEnvironment::new(info, &[]).unwrap();
     let command = Command::new(tool.path)
         .args(["--no-owner", "--no-acl", "--exit-on-error"])

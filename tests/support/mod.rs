@@ -64,9 +64,22 @@ pub async fn connect(info: &ConnectInfo) -> PgConnection {
     PgConnection::connect_with(&info.options()).await.expect("the database answers")
 }
 
-/// PostgreSQL's programs on this machine.
+/// PostgreSQL's programs: those in the directory that `HOLDFAST_TEST_CLIENTS` names and no others, else what is found on this machine.
 pub async fn tools() -> Tools {
-    Tools::discover(&holdfast::config::ToolsConfig::default()).await
+    match matrix_clients() {
+        Some(directory) => Tools::among(vec![directory]).await,
+        None => Tools::discover(&holdfast::config::ToolsConfig::default()).await,
+    }
+}
+
+/// Whether restores may use clients that can be made to run code from a crafted archive: only those of `scripts/test-versions`, which
+/// are not the newest of their major versions. Everybody else's must be fixed ones.
+pub fn allows_vulnerable_clients() -> bool {
+    matrix_clients().is_some()
+}
+
+fn matrix_clients() -> Option<PathBuf> {
+    std::env::var_os("HOLDFAST_TEST_CLIENTS").map(PathBuf::from)
 }
 
 /// Per table (leaf partitions and plain tables) of a schema: how many rows, and a digest that does not depend on their order. The

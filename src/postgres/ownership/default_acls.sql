@@ -7,7 +7,8 @@ WITH spaces AS MATERIALIZED (
   UNION ALL
     SELECT 0::oid, NULL::name WHERE $1::text IS NULL
 ), kinds(letter, word) AS (
-    VALUES ('r', 'tables'), ('S', 'sequences'), ('f', 'functions'), ('T', 'types'), ('n', 'schemas')
+    VALUES ('r', 'tables'), ('S', 'sequences'), ('f', 'functions'), ('T', 'types'), ('n', 'schemas'),
+        ('L', 'large objects') -- from PostgreSQL 18 on
 )
 -- The identity is written as pg_identify_object writes it (src/backend/catalog/objectaddress.c, case OCLASS_DEFACL).
 SELECT 'default acl' AS kind,
@@ -23,5 +24,5 @@ SELECT 'default acl' AS kind,
             FROM aclexplode(acldefault(CASE k.letter WHEN 'S' THEN 's' ELSE k.letter END::"char", r.oid)) a) END AS default_acl
 FROM spaces s CROSS JOIN kinds k CROSS JOIN pg_catalog.pg_roles r
 LEFT JOIN pg_catalog.pg_default_acl d ON d.defaclnamespace = s.oid AND d.defaclobjtype = k.letter::"char" AND d.defaclrole = r.oid
-WHERE (d.oid IS NOT NULL OR r.rolname = ANY ($2::text[])) AND NOT (s.oid <> 0 AND k.letter = 'n')
+WHERE (d.oid IS NOT NULL OR r.rolname = ANY ($2::text[])) AND NOT (s.oid <> 0 AND k.letter IN ('n', 'L'))
 ORDER BY 2
