@@ -34,6 +34,7 @@ pub mod keyring;
 pub mod keys;
 pub mod logging;
 pub mod manifest;
+pub mod people;
 pub mod pipeline;
 pub mod postgres;
 pub mod report;

@@ -115,3 +115,41 @@ async fn tables_that_do_not_fit_are_refused_with_the_statements_that_mend_them()
     db::migrate(&pool).await.unwrap();
     assert!(statements.iter().any(|s| s.contains("created_at AT TIME ZONE 'UTC'")), "{statements:#?}");
 }
+
+#[tokio::test]
+async fn a_platforms_own_users_keep_their_rows_and_are_nobody_here() {
+    let pool = empty().await;
+    pool.execute(
+        "CREATE SCHEMA control_plane;
+         CREATE TABLE control_plane.users (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name varchar(80) NOT NULL, email text UNIQUE,
+             role varchar(20) NOT NULL DEFAULT 'member', password_hash text, created_at timestamptz NOT NULL DEFAULT now());
+         INSERT INTO control_plane.users (name, email, role, password_hash) VALUES ('root', 'root@example.com', 'operator', 'x'),
+             ('root', 'other@example.com', 'operator', 'y');",
+    )
+    .await
+    .unwrap();
+    db::migrate(&pool).await.unwrap();
+    let scope = Scope::everything("a test looks at all");
+    assert!(!holdfast::people::has_operator(&pool).await.unwrap());
+    assert!(holdfast::people::users(&pool, &scope, None, 10).await.unwrap().is_empty());
+    assert!(holdfast::people::login_user(&pool, "root").await.unwrap().is_none());
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM control_plane.users").fetch_one(&pool).await.unwrap();
+    assert_eq!(kept, 2);
+
+    let pool = empty().await;
+    pool.execute(
+        "CREATE SCHEMA control_plane;
+         CREATE TABLE control_plane.users (id uuid PRIMARY KEY, name text, tenant text NOT NULL,
+             role text NOT NULL CHECK (role IN ('admin', 'editor')));
+         CREATE TABLE control_plane.api_keys (id uuid PRIMARY KEY, permissions jsonb);",
+    )
+    .await
+    .unwrap();
+    let Err(MigrateError::DoesNotFit(statements)) = db::migrate(&pool).await else { panic!("not refused") };
+    for expected in
+        ["ALTER COLUMN \"tenant\" DROP NOT NULL", "users_role_check", "api_keys ALTER COLUMN permissions TYPE text[]"]
+    {
+        let shown = statements.join("\n").replace("COLUMN tenant", "COLUMN \"tenant\"");
+        assert!(shown.contains(expected), "{expected}: {shown}");
+    }
+}

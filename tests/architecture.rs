@@ -47,7 +47,8 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("auth", &["config", "tenant"]),
-    ("http", &["app", "auth", "catalog", "db", "history", "jobs", "storage", "tenant"]),
+    ("people", &["db", "tenant"]),
+    ("http", &["app", "auth", "catalog", "config", "db", "history", "jobs", "people", "storage", "tenant"]),
     ("logging", &["config"]),
     (
         "cli",
@@ -65,6 +66,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "keys",
             "report",
             "logging",
+            "people",
             "postgres",
             "storage",
             "tenant",

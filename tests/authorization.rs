@@ -1,6 +1,8 @@
 //! Every operation of the OpenAPI document against every kind of caller. An operation that has no row here fails the test.
 
 mod api;
+#[path = "auth/signers.rs"]
+mod signers;
 mod support;
 
 use std::collections::BTreeSet;
@@ -14,12 +16,15 @@ use holdfast::{
     tenant::{Permission, Role},
 };
 use serde_json::{Value, json};
+use signers::Signer;
 
 /// What an operation needs of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Needs {
     /// Nothing at all, on purpose.
     Nothing,
+    /// Any valid token.
+    Signed,
     Read,
     Write,
 }
@@ -33,6 +38,17 @@ enum Elsewhere {
     Empty,
     /// The operation knows no tenants.
     Same,
+    /// 403 for members, whatever they ask for; an organisation admin finds nothing of another's.
+    Admins(Beyond),
+}
+
+/// What an organisation admin finds of another organisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beyond {
+    NotFound,
+    Empty,
+    /// It gives away nothing of its own that the other could see.
+    Refused,
 }
 
 /// What a `{id}` in the path stands for.
@@ -43,6 +59,10 @@ enum Object {
     EndedJob,
     WaitingJob,
     UndoableJob,
+    /// A local user of `acme` and its organisation.
+    User,
+    /// A fresh API key of whoever calls. Strangers ask for one of an operator's.
+    OwnKey,
 }
 
 struct Row {
@@ -54,10 +74,12 @@ struct Row {
     success: u16,
     /// The event that a refusal leaves.
     refusal: Option<&'static str>,
+    /// The event that a success leaves.
+    event: Option<&'static str>,
 }
 
 const fn read(operation: &'static str, object: Object, elsewhere: Elsewhere) -> Row {
-    Row { operation, needs: Needs::Read, elsewhere, object, body: None, success: 200, refusal: None }
+    Row { operation, needs: Needs::Read, elsewhere, object, body: None, success: 200, refusal: None, event: None }
 }
 
 const fn write(
@@ -67,16 +89,41 @@ const fn write(
     event: &'static str,
 ) -> Row {
     let (needs, elsewhere) = (Needs::Write, Elsewhere::NotFound);
-    Row { operation, needs, elsewhere, object, body, success: 202, refusal: Some(event) }
+    Row { operation, needs, elsewhere, object, body, success: 202, refusal: Some(event), event: Some(event) }
 }
 
 const fn open(operation: &'static str) -> Row {
     let (needs, elsewhere) = (Needs::Nothing, Elsewhere::Same);
-    Row { operation, needs, elsewhere, object: Object::Nothing, body: None, success: 200, refusal: None }
+    Row { operation, needs, elsewhere, object: Object::Nothing, body: None, success: 200, refusal: None, event: None }
+}
+
+const fn signed(operation: &'static str, success: u16) -> Row {
+    let (needs, elsewhere) = (Needs::Signed, Elsewhere::Same);
+    Row { operation, needs, elsewhere, object: Object::Nothing, body: None, success, refusal: None, event: None }
+}
+
+/// A change of users or keys, which belong to no project: refusals leave nothing in a tenant's history.
+const fn manage(
+    operation: &'static str,
+    object: Object,
+    body: Option<fn(BackupId) -> Value>,
+    success: u16,
+    event: &'static str,
+    elsewhere: Elsewhere,
+) -> Row {
+    Row { operation, needs: Needs::Write, elsewhere, object, body, success, refusal: None, event: Some(event) }
+}
+
+fn new_user(id: BackupId) -> Value {
+    json!({ "name": format!("new {id}"), "password": "a password that is long", "organization_id": "o-acme", "project_ids": ["acme"] })
+}
+
+fn new_key(_: BackupId) -> Value {
+    json!({ "name": "ci", "permissions": ["backup:write"], "project_ids": ["acme"] })
 }
 
 fn rows() -> Vec<Row> {
-    use Elsewhere::{Empty, NotFound};
+    use Elsewhere::{Admins, Empty, NotFound};
     vec![
         write("POST /api/backup/export", Object::Nothing, Some(|_| json!({ "project_id": "acme" })), "requested"),
         write(
@@ -89,7 +136,11 @@ fn rows() -> Vec<Row> {
         read("GET /api/backup/stats", Object::Nothing, Empty),
         read("GET /api/backup/{id}", Object::Backup, NotFound),
         read("GET /api/backup/{id}/history", Object::Backup, NotFound),
-        Row { refusal: Some("downloaded"), ..read("GET /api/backup/{id}/download", Object::Backup, NotFound) },
+        Row {
+            refusal: Some("downloaded"),
+            event: Some("downloaded"),
+            ..read("GET /api/backup/{id}/download", Object::Backup, NotFound)
+        },
         write("POST /api/backup/{id}/verify", Object::Backup, Some(|_| json!({ "depth": "head" })), "verify_requested"),
         write("DELETE /api/backup/{id}", Object::Backup, None, "delete_requested"),
         read("GET /api/jobs", Object::Nothing, Empty),
@@ -98,6 +149,31 @@ fn rows() -> Vec<Row> {
         read("GET /api/jobs/{id}/logs", Object::EndedJob, NotFound),
         write("POST /api/jobs/{id}/cancel", Object::WaitingJob, None, "cancel_requested"),
         write("POST /api/jobs/{id}/undo", Object::UndoableJob, None, "undo_requested"),
+        // Refused for want of a right password or link, not of a token: see tests/people.rs.
+        Row { body: Some(|_| json!({ "name": "nobody", "password": "x" })), success: 401, ..open("POST /auth/login") },
+        Row {
+            body: Some(|_| json!({ "token": "x", "name": "nobody", "password": "a password that is long" })),
+            success: 401,
+            ..open("POST /auth/setup")
+        },
+        signed("GET /auth/me", 200),
+        // These tokens belong to no session.
+        signed("POST /auth/logout", 409),
+        read("GET /api/users", Object::Nothing, Admins(Beyond::Empty)),
+        read("GET /api/users/{id}", Object::User, Admins(Beyond::NotFound)),
+        manage("POST /api/users", Object::Nothing, Some(new_user), 201, "user_added", Admins(Beyond::Refused)),
+        manage(
+            "PATCH /api/users/{id}",
+            Object::User,
+            Some(|_| json!({ "disabled": true })),
+            200,
+            "user_changed",
+            Admins(Beyond::NotFound),
+        ),
+        manage("DELETE /api/users/{id}", Object::User, None, 204, "user_deleted", Admins(Beyond::NotFound)),
+        read("GET /api/keys", Object::Nothing, Empty),
+        manage("POST /api/keys", Object::Nothing, Some(new_key), 201, "key_made", NotFound),
+        manage("DELETE /api/keys/{id}", Object::OwnKey, None, 204, "key_revoked", NotFound),
         open("GET /healthz"),
         open("GET /readyz"),
     ]
@@ -142,6 +218,19 @@ struct Tried {
     jobs: i64,
 }
 
+/// The id of a key that this caller made, or else an operator did.
+async fn fresh_key(api: &TestApi, token: Option<&str>) -> String {
+    let body = new_key(BackupId::generate());
+    let mine = api.post(token.unwrap_or_default(), "/api/keys", body.clone()).await;
+    let made = if mine.status == 201 {
+        mine
+    } else {
+        let operator = api.token(&claims("another operator", Permission::ALL, &[], Role::Operator, None));
+        api.post(&operator, "/api/keys", body).await
+    };
+    made.data(201)["id"].as_str().unwrap().to_owned()
+}
+
 /// Calls an operation on fresh objects of `acme`.
 async fn call(api: &TestApi, row: &Row, token: Option<&str>) -> Tried {
     let backup = api.stored_backup("acme", &Bytes::from_static(b"stored bytes"), &["first"]).await;
@@ -153,6 +242,11 @@ async fn call(api: &TestApi, row: &Row, token: Option<&str>) -> Tried {
         Object::EndedJob => job(api.job("acme", "export_backup", "completed").await),
         Object::WaitingJob => job(api.job("acme", "export_backup", "pending").await),
         Object::UndoableJob => job(api.undoable("acme").await),
+        Object::User => {
+            let name = format!("user {backup}");
+            api.user(&name, Role::Member, Some("o-acme"), &["acme"]).await.to_string()
+        }
+        Object::OwnKey => fresh_key(api, token).await,
     };
     let path = template.replace("{id}", &id);
     let (events, jobs) = (api.audit().await.len(), api.count("SELECT count(*) FROM control_plane.jobs").await);
@@ -178,6 +272,7 @@ fn the_document_says_which_scope_each_operation_needs() {
         let security = &document["paths"][path][method.to_lowercase()]["security"];
         let expected = match row.needs {
             Needs::Nothing => Value::Null,
+            Needs::Signed => json!([{ "bearer": [] }]),
             Needs::Read => json!([{ "bearer": ["backup:read"] }]),
             Needs::Write => json!([{ "bearer": ["backup:write"] }]),
         };
@@ -191,11 +286,36 @@ async fn nobody_gets_in_without_a_valid_token() {
     let mut cut = api.acme();
     cut.truncate(cut.len() - 4);
     let stale = api.acme();
+    let no_key = format!("hfk_{}_{}", "0".repeat(32), "0".repeat(64));
+    for name in ["alice", "bob"] {
+        api.user(name, Role::Operator, None, &[]).await;
+    }
+    api.user("carol", Role::Operator, None, &[]).await;
+    let (logged_out, disabled, carol) = (api.log_in("alice").await, api.log_in("bob").await, api.log_in("carol").await);
+    let disabled_key = api.key(&disabled, new_key(BackupId::generate())).await;
+    let revoked = api.key(&carol, new_key(BackupId::generate())).await;
+    assert_eq!(api.post(&logged_out, "/auth/logout", json!({})).await.status, 204);
+    let me = api.get(&disabled, "/auth/me").await.data(200)["user_id"].as_str().unwrap().to_owned();
+    api.patch(&carol, &format!("/api/users/{me}"), json!({ "disabled": true })).await.data(200);
+    let id = revoked.split('_').nth(1).unwrap().to_owned();
+    assert_eq!(api.delete(&carol, &format!("/api/keys/{id}")).await.status, 204);
     for row in rows() {
-        for (who, token) in [("no token", None), ("nonsense", Some("x.y.z")), ("a cut token", Some(cut.as_str()))] {
+        for (who, token) in [
+            ("no token", None),
+            ("nonsense", Some("x.y.z")),
+            ("a cut token", Some(cut.as_str())),
+            ("a key of no form", Some("hfk_x")),
+            ("a key that is not there", Some(no_key.as_str())),
+            ("a logged-out session", Some(logged_out.as_str())),
+            ("a disabled user", Some(disabled.as_str())),
+            ("a disabled user's key", Some(disabled_key.as_str())),
+            ("a revoked key", Some(revoked.as_str())),
+        ] {
             let tried = call(&api, &row, token).await;
             if row.needs == Needs::Nothing {
-                assert_eq!(tried.answer.status.as_u16(), row.success, "{} by {who}", row.operation);
+                // Logins are counted whoever sends a token along.
+                let is_throttled = tried.answer.status == 429 && row.operation == "POST /auth/login";
+                assert!(tried.answer.status.as_u16() == row.success || is_throttled, "{} by {who}", row.operation);
                 continue;
             }
             let code = tried.answer.problem(401);
@@ -215,11 +335,15 @@ async fn nobody_gets_in_without_a_valid_token() {
 #[tokio::test]
 async fn a_token_without_the_scope_is_forbidden_and_the_refusal_is_written_down() {
     let api = TestApi::new().await;
-    for row in rows().into_iter().filter(|row| row.needs != Needs::Nothing) {
+    for row in rows().into_iter().filter(|row| matches!(row.needs, Needs::Read | Needs::Write)) {
         for permissions in [&[Permission::Read][..], &[Permission::Write], &[]] {
             let tried = call(&api, &row, Some(&api.member("acme", permissions))).await;
             let needed = if row.needs == Needs::Read { Permission::Read } else { Permission::Write };
             if permissions.contains(&needed) {
+                if matches!(row.elsewhere, Elsewhere::Admins(_)) {
+                    assert_eq!(tried.answer.problem(403), "auth.role", "{}", row.operation);
+                    continue;
+                }
                 assert_eq!(tried.answer.status.as_u16(), row.success, "{} {:?}", row.operation, tried.answer);
                 continue;
             }
@@ -236,7 +360,7 @@ async fn a_token_without_the_scope_is_forbidden_and_the_refusal_is_written_down(
 #[tokio::test]
 async fn a_refusal_of_a_stranger_leaves_nothing_in_the_tenants_history() {
     let api = TestApi::new().await;
-    for row in rows().into_iter().filter(|row| row.needs != Needs::Nothing) {
+    for row in rows().into_iter().filter(|row| matches!(row.needs, Needs::Read | Needs::Write)) {
         let tried = call(&api, &row, Some(&api.member("globex", &[]))).await;
         assert_eq!(tried.answer.problem(403), "auth.forbidden", "{}", row.operation);
         assert!(tried.events.is_empty() && tried.jobs == 0, "{}: {:?}", row.operation, tried.events);
@@ -257,8 +381,20 @@ async fn another_tenant_finds_nothing_and_cannot_tell_it_from_what_does_not_exis
         let token = api.token(&claims);
         for row in rows() {
             let tried = call(&api, &row, Some(&token)).await;
-            assert!(tried.events.is_empty() && tried.jobs == 0, "{} by {who} left something", row.operation);
+            if row.operation != "POST /auth/login" {
+                assert!(tried.events.is_empty() && tried.jobs == 0, "{} by {who} left something", row.operation);
+            }
             match row.elsewhere {
+                Elsewhere::Admins(beyond) if claims.role == Role::OrgAdmin && claims.organization_id.is_some() => {
+                    match beyond {
+                        Beyond::NotFound => assert_eq!(tried.answer.problem(404), "people.not_found"),
+                        Beyond::Empty => assert_eq!(tried.answer.data(200), json!([])),
+                        Beyond::Refused => assert_eq!(tried.answer.problem(403), "auth.grant"),
+                    }
+                }
+                Elsewhere::Admins(_) => {
+                    assert_eq!(tried.answer.problem(403), "auth.role", "{} by {who}", row.operation)
+                }
                 Elsewhere::Same => assert_eq!(tried.answer.status.as_u16(), row.success),
                 Elsewhere::Empty => {
                     let data = tried.answer.data(200);
@@ -285,6 +421,11 @@ async fn assert_same_as_missing(api: &TestApi, row: &Row, token: &str, tried: &T
     {
         body["project_id"] = json!("nobody");
     }
+    if let Some(body) = &mut body
+        && body.get("project_ids").is_some()
+    {
+        body["project_ids"] = json!(["nobody"]);
+    }
     let missing = api.send(request(method.parse().unwrap(), &path, Some(token), body)).await;
     let shape = |answer: &Answer| {
         let mut json = answer.json();
@@ -309,11 +450,70 @@ async fn those_who_reach_the_tenant_are_served() {
         let token = api.token(&claims);
         for row in rows() {
             let tried = call(&api, &row, Some(&token)).await;
+            if claims.role == Role::Member && matches!(row.elsewhere, Elsewhere::Admins(_)) {
+                assert_eq!(tried.answer.problem(403), "auth.role", "{} by {who}", row.operation);
+                continue;
+            }
             assert_eq!(tried.answer.status.as_u16(), row.success, "{} by {who}: {:?}", row.operation, tried.answer);
-            if let Some(event) = row.refusal {
+            if let Some(event) = row.event {
                 let expected = (event.to_owned(), claims.subject.clone(), "ok".to_owned());
                 assert_eq!(tried.events, [expected], "{} by {who}", row.operation);
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_platforms_signatures_a_session_and_a_key_reach_what_they_say_and_forged_ones_nothing() {
+    let good = [Signer::rs256("r"), Signer::es256("e"), Signer::eddsa("d")];
+    let strangers = [Signer::rs256("r"), Signer::es256("e"), Signer::eddsa("d")];
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("jwks.json");
+    std::fs::write(&file, signers::key_set(&good.iter().collect::<Vec<_>>())).unwrap();
+    let api = TestApi::with(|config| {
+        use holdfast::config::TokenAlgorithm::{ES256, EdDSA, HS256, RS256};
+        config.auth.algorithms = vec![HS256, RS256, ES256, EdDSA];
+        config.auth.jwks_file = Some(file);
+    })
+    .await;
+    let now = api.clock.now().timestamp();
+    let body = json!({
+        "iss": "holdfast", "aud": "holdfast", "sub": "platform|7", "iat": now, "exp": now + 3600,
+        "scope": "backup:read backup:write", "project_ids": ["acme"],
+    });
+    api.user("alice", Role::Member, None, &["acme"]).await;
+    let session = api.log_in("alice").await;
+    let both = json!({ "name": "all", "permissions": ["backup:read", "backup:write"], "project_ids": ["acme"] });
+    let key = api.key(&session, both).await;
+    let key_id = key.split('_').nth(1).unwrap().parse::<uuid::Uuid>().unwrap();
+    let mut callers: Vec<(String, String)> =
+        good.iter().map(|signer| (signer.sign(&body), "platform|7".to_owned())).collect();
+    callers.push((session, "user:alice".to_owned()));
+    callers.push((key, format!("key:{key_id} (all)")));
+    for row in rows() {
+        for (token, subject) in &callers {
+            // Ends the session; tests/people.rs has it.
+            if row.operation == "POST /auth/logout" {
+                continue;
+            }
+            let tried = call(&api, &row, Some(token)).await;
+            let is_key = token.starts_with("hfk_");
+            let of_people = row.operation.contains("/api/users") || row.operation.contains("/api/keys");
+            match (of_people && is_key, row.elsewhere) {
+                (true, _) => assert_eq!(tried.answer.problem(403), "auth.by_key", "{} by {subject}", row.operation),
+                (_, Elsewhere::Admins(_)) => assert_eq!(tried.answer.problem(403), "auth.role", "{}", row.operation),
+                _ => {
+                    assert_eq!(tried.answer.status.as_u16(), row.success, "{} by {subject}", row.operation);
+                    if let Some(event) = row.event {
+                        assert_eq!(tried.events, [(event.to_owned(), subject.clone(), "ok".to_owned())]);
+                    }
+                }
+            }
+        }
+        for signer in strangers.iter().filter(|_| row.needs != Needs::Nothing) {
+            let tried = call(&api, &row, Some(&signer.sign(&body))).await;
+            assert_eq!(tried.answer.problem(401), "auth.token_invalid", "{}", row.operation);
+            assert!(tried.events.is_empty() && tried.jobs == 0, "{}", row.operation);
         }
     }
 }

@@ -30,11 +30,11 @@ fn commands(document: &str) -> Vec<String> {
 #[test]
 fn every_command_in_the_documents_exists_with_its_options() {
     let mut seen = 0;
-    for document in ["README.md", "docs/recovery.md"] {
+    for document in ["README.md", "docs/recovery.md", "docs/authentication.md"] {
         for command in commands(document) {
             let words: Vec<&str> = command.split_whitespace().collect();
             let mut path: Vec<&str> = words.iter().copied().take(1).collect();
-            if matches!(path[0], "project" | "job" | "key" | "token" | "storage" | "catalog") {
+            if matches!(path[0], "project" | "job" | "key" | "token" | "storage" | "catalog" | "user") {
                 path.push(words[1]);
             }
             let output = Command::new(env!("CARGO_BIN_EXE_holdfast")).args(&path).arg("--help").output().unwrap();

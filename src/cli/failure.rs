@@ -6,11 +6,13 @@ use std::fmt;
 use crate::{
     app::OpenError,
     artifact::UnknownWord,
+    auth::password::PasswordError,
     catalog::CatalogError,
     config::ConfigError,
     db::MigrateError,
     history::HistoryError,
     jobs::{queue::QueueError, request::RequestError},
+    people::PeopleError,
     postgres::tools::ToolError,
     report::StdoutClosed,
     storage,
@@ -155,6 +157,23 @@ impl Failure {
                 QueueError::AlreadyEnded { .. } => new(Exit::Refused, "job.ended"),
                 QueueError::LeaseLost(_) => new(Exit::Unexpected, "job.lease_lost"),
                 QueueError::Database(_) => new(Exit::ControlPlane, "control_plane.unavailable"),
+            });
+        }
+        if let Some(error) = cause.downcast_ref::<PeopleError>() {
+            return Some(match error {
+                PeopleError::NotFound { .. } => {
+                    new(Exit::NotFound, error.code()).hint("`holdfast user list` shows them.")
+                }
+                PeopleError::NameTaken(_) | PeopleError::Invalid(_) | PeopleError::LastOperator => {
+                    new(Exit::Refused, error.code())
+                }
+                PeopleError::Database(_) => new(Exit::ControlPlane, error.code()),
+            });
+        }
+        if let Some(error) = cause.downcast_ref::<PasswordError>() {
+            return Some(match error {
+                PasswordError::Short | PasswordError::Long => new(Exit::Refused, "user.password"),
+                PasswordError::Failed(_) => new(Exit::Unexpected, "unexpected"),
             });
         }
         if let Some(error) = cause.downcast_ref::<OpenError>() {

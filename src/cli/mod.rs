@@ -25,7 +25,9 @@ mod serve;
 mod show;
 mod storage;
 mod token;
+mod typed_secret;
 mod undo;
+mod user;
 mod verify;
 mod wait;
 mod worker;
@@ -112,6 +114,7 @@ pub enum Command {
     Storage(storage::Args),
     Catalog(catalog::Args),
     Job(job::Args),
+    User(user::Args),
     Token(token::Args),
     Key(key::Args),
     Grants(grants::Args),
@@ -263,6 +266,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Storage(args) => storage::run(context, args).await,
         Command::Catalog(args) => catalog::run(context, args).await,
         Command::Job(args) => job::run(context, args).await,
+        Command::User(args) => user::run(context, args).await,
         Command::Token(args) => token::run(context, args),
         Command::Key(args) => key::run(context, args),
         Command::Grants(args) => grants::run(args),

@@ -11,7 +11,13 @@ use super::{
     open::{self, Opened},
     worker::stop_on_signal,
 };
-use crate::{auth::jwt::Verifier, config::Config, http, jobs, report};
+use crate::{
+    auth::jwt::Verifier,
+    config::Config,
+    http, jobs,
+    people::{self, SetupToken},
+    report,
+};
 
 /// Serve the REST API, and work on jobs, until stopped.
 ///
@@ -30,7 +36,8 @@ pub async fn run(context: &Context, _args: Args) -> anyhow::Result<()> {
     open::with(&config, async |opened| {
         let address = listener.local_addr()?;
         let stop = stop_on_signal()?;
-        announce(context, opened, address)?;
+        let setup = setup_token(opened).await?;
+        announce(context, opened, address, setup.as_ref())?;
         services(opened, listener, stop).await
     })
     .await
@@ -44,14 +51,37 @@ async fn listen(config: &Config) -> Result<TcpListener, Failure> {
     })
 }
 
-/// The one line on standard output: where the API is.
-fn announce(context: &Context, opened: &Opened, address: SocketAddr) -> anyhow::Result<()> {
+/// A token for the first operator, where nobody could come in yet: local users are the only ones, and none is an operator. A
+/// configured secret or key belongs to a platform that signs its own tokens.
+async fn setup_token(opened: &Opened) -> anyhow::Result<Option<SetupToken>> {
+    let (app, auth) = (&opened.app, &opened.app.config.auth);
+    let is_platforms = auth.has_public_keys() || auth.jwt_secret.is_some() || !auth.signs();
+    if is_platforms || people::has_operator(&app.pool).await? {
+        return Ok(None);
+    }
+    Ok(Some(people::put_setup_token(&app.pool, app.clock.now()).await?))
+}
+
+/// On standard output: where the API is, and how the first operator is made where there is none.
+fn announce(context: &Context, opened: &Opened, address: SocketAddr, setup: Option<&SetupToken>) -> anyhow::Result<()> {
     let url = format!("http://{address}");
     let control = opened.app.control.to_string();
     if context.is_json() {
-        return report::print(&format!("{}\n", serde_json::json!({ "listening": url, "control_plane": control })));
+        let mut line = serde_json::json!({ "listening": url, "control_plane": control });
+        if let Some(token) = setup {
+            // For whoever started the program, this once.
+            line["setup"] = serde_json::json!({ "url": format!("{url}/auth/setup"), "token": token.expose() });
+        }
+        return report::print(&format!("{line}\n"));
     }
-    report::print(&format!("listening on {url} (documentation at {url}/docs), control plane {control}\n"))
+    report::print(&format!("listening on {url} (documentation at {url}/docs), control plane {control}\n"))?;
+    let Some(token) = setup else { return Ok(()) };
+    report::print(&format!(
+        "there is no operator yet: send {{\"token\": \"{}\", \"name\": …, \"password\": …}} to {url}/auth/setup within an hour, \
+         or use `holdfast user add --role operator`\n",
+        // For whoever started the program, this once.
+        token.expose()
+    ))
 }
 
 /// API and worker until `stop`. When one ends before, the other is stopped too.

@@ -61,6 +61,14 @@ struct Issue {
 pub fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     let What::Issue(issue) = args.what;
     let config = context.config_and_log()?;
+    if !config.auth.signs() {
+        return Err(Failure::refused(
+            "auth.no_tokens",
+            "tokens come from elsewhere: auth.algorithms does not have HS256",
+        )
+        .hint("Take a token from your platform, or an API key.")
+        .into());
+    }
     let claims = claims(context, issue.subject, &issue.scope, issue.projects, issue.role, issue.organization)?;
     let secret = keyring::jwt_secret(&config)?;
     let token = jwt::issue(&secret, &config.auth, &claims, Clock::System.now(), issue.ttl)

@@ -88,7 +88,7 @@ pub fn markdown() -> String {
         let about = about.lines().map(str::trim).collect::<Vec<_>>().join("\n");
         let _ = write!(page, "\n## [{name}]\n\n{}\n\n| Setting | Variable | Meaning |\n|---|---|---|\n", about.trim());
         for field in *fields {
-            let by_rule = format!("HOLDFAST_{}_{}", field.section, field.name).to_uppercase();
+            let by_rule = field.variable();
             let mut variables: Vec<&str> = field.variables.to_vec();
             if !variables.contains(&by_rule.as_str()) {
                 variables.push(&by_rule);

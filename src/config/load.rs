@@ -60,7 +60,7 @@ pub fn load(file: Option<&Path>, environment: &BTreeMap<String, String>) -> Resu
         builder = builder.set_override("data_dir", dir.as_str()).map_err(invalid)?;
     }
     for field in SECTIONS.iter().flat_map(|(_, _, fields)| fields.iter()) {
-        let by_rule = format!("HOLDFAST_{}_{}", field.section, field.name).to_uppercase();
+        let by_rule = field.variable();
         let given = std::iter::once(by_rule.as_str())
             .chain(field.variables.iter().copied())
             .find_map(|name| environment.get(name));
@@ -215,6 +215,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             ));
         }
     }
+    config.auth.check().map_err(ConfigError::Invalid)?;
     if let Some(url) = &config.database.url {
         url.expose() // parsed, and the error never repeats it
             .parse::<crate::postgres::connect::ConnectInfo>()
@@ -304,6 +305,19 @@ mod tests {
     }
 
     #[test]
+    fn claims_have_variables_and_a_platforms_words_keep_their_case() {
+        let config = load_text(
+            "[auth]\nalgorithms = ['RS256', 'EdDSA']\njwks_url = 'https://x/jwks'\n[auth.roles]\nBackup-Admin = 'operator'\n\"a.b\" = 'org_admin'\n",
+            &[("HOLDFAST_AUTH_CLAIMS_ROLE", "realm_access.roles"), ("HOLDFAST_AUTH_ALGORITHMS", "ES256, EdDSA")],
+        )
+        .unwrap();
+        assert_eq!(config.auth.claims.role, "realm_access.roles");
+        assert_eq!(config.auth.algorithms, [super::super::TokenAlgorithm::ES256, super::super::TokenAlgorithm::EdDSA]);
+        let roles: Vec<(&str, &str)> = config.auth.roles.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(roles, [("Backup-Admin", "operator"), ("a.b", "org_admin")]);
+    }
+
+    #[test]
     fn a_database_can_be_given_in_pieces() {
         let config = load_text(
             "",
@@ -336,6 +350,10 @@ mod tests {
             ("[worker]\nconcurrency = 'canary'\n", &[][..], "wrong type"),
             ("[database]\nurl = ['canary']\n", &[][..], "wrong type"),
             ("[storages.x]\ntype = 'tape'\n", &[][..], "tape"),
+            ("[auth]\nalgorithms = ['none']\n", &[][..], "none"),
+            ("[auth]\nalgorithms = []\n", &[][..], "auth.algorithms is empty"),
+            ("[auth]\nalgorithms = ['RS256']\n", &[][..], "needs a public key"),
+            ("[auth]\npublic_key_file = '/x'\n", &[][..], "has none that uses it"),
         ] {
             let error = load_text(text, pairs).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

@@ -28,7 +28,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    auth::AuthConfig,
+    auth::{AuthConfig, ClaimsConfig, TokenAlgorithm},
     backup::BackupConfig,
     database::DatabaseConfig,
     docs::markdown,
@@ -59,6 +59,13 @@ pub struct Field {
     pub is_list: bool,
 }
 
+impl Field {
+    /// The variable that sets it by rule.
+    pub(crate) fn variable(&self) -> String {
+        format!("HOLDFAST_{}_{}", self.section, self.name).replace('.', "_").to_uppercase()
+    }
+}
+
 /// Declares one section: its struct, its defaults, and the table that the environment and `docs/config.md` use.
 macro_rules! section {
     (
@@ -70,17 +77,20 @@ macro_rules! section {
                 $field:ident : $type:ty = $default:expr;
             )+
         }
+        // Tables of their own inside the section, which no variable sets as a whole.
+        $(with { $( $(#[doc = $inner_doc:literal])+ $inner:ident : $inner_type:ty; )+ })?
     ) => {
         $(#[doc = $about])+
         #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
             $( $(#[doc = $doc])+ pub $field: $type, )+
+            $($( $(#[doc = $inner_doc])+ pub $inner: $inner_type, )+)?
         }
 
         impl Default for $name {
             fn default() -> Self {
-                Self { $($field: $default,)+ }
+                Self { $($field: $default,)+ $($($inner: Default::default(),)+)? }
             }
         }
 
@@ -133,6 +143,7 @@ pub(crate) const SECTIONS: &[(&str, &str, &[Field])] = &[
     ("listen", ListenConfig::ABOUT, ListenConfig::FIELDS),
     ("database", DatabaseConfig::ABOUT, DatabaseConfig::FIELDS),
     ("auth", AuthConfig::ABOUT, AuthConfig::FIELDS),
+    ("auth.claims", ClaimsConfig::ABOUT, ClaimsConfig::FIELDS),
     ("backup", BackupConfig::ABOUT, BackupConfig::FIELDS),
     ("restore", RestoreConfig::ABOUT, RestoreConfig::FIELDS),
     ("encryption", EncryptionConfig::ABOUT, EncryptionConfig::FIELDS),

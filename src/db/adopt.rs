@@ -30,6 +30,8 @@ const BIG: &[&str] = &["bigint"];
 const INT: &[&str] = &["integer"];
 const UUID: &[&str] = &["uuid"];
 const BOOL: &[&str] = &["boolean"];
+const TEXTS: &[&str] = &["text[]"];
+const BYTES: &[&str] = &["bytea"];
 
 const COLUMNS: &[Column] = &[
     text("organizations", "id"),
@@ -99,12 +101,43 @@ const COLUMNS: &[Column] = &[
     exactly("jobs", "updated_at", TIME),
     exactly("jobs", "started_at", TIME),
     exactly("jobs", "finished_at", TIME),
+    exactly("users", "id", UUID),
+    text("users", "name"),
+    text("users", "password_hash"),
+    text("users", "role"),
+    exactly("users", "permissions", TEXTS),
+    text("users", "organization_id"),
+    exactly("users", "disabled", BOOL),
+    exactly("users", "created_at", TIME),
+    exactly("users", "last_login_at", TIME),
+    exactly("users", "enrolled_at", TIME),
+    exactly("memberships", "user_id", UUID),
+    text("memberships", "project_id"),
+    exactly("sessions", "id", UUID),
+    exactly("sessions", "user_id", UUID),
+    exactly("sessions", "created_at", TIME),
+    exactly("sessions", "expires_at", TIME),
+    exactly("api_keys", "id", UUID),
+    text("api_keys", "name"),
+    exactly("api_keys", "secret_sha256", BYTES),
+    exactly("api_keys", "user_id", UUID),
+    text("api_keys", "created_by"),
+    text("api_keys", "role"),
+    exactly("api_keys", "permissions", TEXTS),
+    exactly("api_keys", "project_ids", TEXTS),
+    text("api_keys", "organization_id"),
+    exactly("api_keys", "created_at", TIME),
+    exactly("api_keys", "expires_at", TIME),
+    exactly("api_keys", "last_used_at", TIME),
+    exactly("api_keys", "revoked_at", TIME),
 ];
 
 /// Columns that our queries read as never null, so an adopted one must say so.
 const NEVER_NULL: &[(&str, &[&str])] = &[
     ("projects", &["id", "name", "status", "settings", "created_at", "updated_at"]),
     ("project_logs", &["level", "message", "metadata", "created_at"]),
+    ("users", &["role", "disabled", "created_at"]),
+    ("memberships", &["user_id", "project_id"]),
     ("backups", &["id", "project_id", "type", "size", "created_at", "status", "number", "backup_type", "pinned"]),
     (
         "jobs",
@@ -124,7 +157,8 @@ const NEVER_NULL: &[(&str, &[&str])] = &[
 ];
 
 /// Tables that we insert into: a column of the platform's that insists on a value would refuse our rows.
-const INSERTED: &[&str] = &["backups", "jobs", "project_logs", "projects", "organizations"];
+const INSERTED: &[&str] =
+    &["backups", "jobs", "project_logs", "projects", "organizations", "users", "memberships", "sessions", "api_keys"];
 
 /// Every misfit as the statement that mends it. Empty when the migration can go ahead.
 pub async fn misfits(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
@@ -191,7 +225,7 @@ async fn narrow_checks(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
          FROM pg_catalog.pg_constraint k \
          JOIN pg_catalog.pg_class c ON c.oid = k.conrelid \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE n.nspname = 'control_plane' AND k.contype = 'c' AND c.relname IN ('backups', 'jobs') ORDER BY 1, 2",
+         WHERE n.nspname = 'control_plane' AND k.contype = 'c' AND c.relname IN ('backups', 'jobs', 'users', 'api_keys') ORDER BY 1, 2",
     )
     .fetch_all(pool)
     .await?;
@@ -204,6 +238,7 @@ async fn narrow_checks(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
                 ("backups", "status") => {
                     &["pending", "in_progress", "completed", "failed", "cancelled", "expired", "deleted", "damaged"]
                 }
+                ("users" | "api_keys", "role") => &["member", "org_admin", "operator"],
                 ("backups", "type") => &["database", "storage", "logs"],
                 _ => continue,
             };

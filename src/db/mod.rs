@@ -1,5 +1,5 @@
-//! The control plane's database: the pool, safe transactions, migrations. SQL itself lives in `catalog/`, `history/` and
-//! `jobs/queue.rs`.
+//! The control plane's database: the pool, safe transactions, migrations. SQL itself lives in `catalog/`, `history/`, `people/`
+//! and `jobs/queue.rs`.
 
 mod adopt;
 mod migrate;

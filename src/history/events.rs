@@ -72,6 +72,36 @@ pub(super) async fn project_log(
     Ok(())
 }
 
+/// Something that people did, or were refused, that is about no project: a login, a new user, a revoked key.
+#[derive(Clone, Debug)]
+pub struct PeopleEvent<'a> {
+    /// `logged_in`, `login_failed`, `logged_out`, `user_added`, `user_changed`, `user_deleted`, `key_made`, `key_revoked`.
+    pub event: &'a str,
+    pub caller: &'a Caller,
+    /// Whose organisation it concerns.
+    pub organization_id: Option<&'a str>,
+    /// `ok` or `failed`.
+    pub outcome: &'a str,
+    pub detail: serde_json::Value,
+}
+
+/// Writes an event about people in the transaction of what it tells about.
+pub async fn record_people(connection: &mut PgConnection, event: &PeopleEvent<'_>) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "INSERT INTO control_plane.backup_history (organization_id, event, actor, address, outcome, detail)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+        event.organization_id,
+        event.event,
+        event.caller.subject,
+        event.caller.address.map(|address| address.to_string()),
+        event.outcome,
+        event.detail,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// A past event of a backup.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct PastEvent {

@@ -27,7 +27,7 @@ pub use self::{
         DoomedCopy, Held, StuckDeletion, bury, copy_deleted, copy_not_deleted, deletion_stuck, doomed_copies, hold,
         is_buried, set_status, stuck_deletions,
     },
-    events::{Event, LogLine, PastEvent, events, job_log, job_log_lines, record},
+    events::{Event, LogLine, PastEvent, PeopleEvent, events, job_log, job_log_lines, record, record_people},
     ledger::PgLedger,
     notices::{NewNotice, add_notice},
     outbox::{Flushed, Outbox, OutboxEntry, OutboxError, Waiting},

@@ -29,6 +29,9 @@ use super::{
     ),
     tags(
         (name = "backup", description = "Backups: take, list, look at, download, verify, restore and delete them."),
+        (name = "auth", description = "Logging in and out, and who one is."),
+        (name = "users", description = "Local users, for operators and organisation admins."),
+        (name = "keys", description = "API keys: what programs use in the place of a token."),
         (name = "jobs", description = "Jobs: what was asked for, how far it has come, cancel and undo."),
         (name = "health", description = "Whether the service runs and can work. Open to everyone."),
     ),
@@ -57,7 +60,7 @@ pub(super) fn documented(routes: OpenApiRouter<Api>) -> (Router<Api>, OpenApi) {
                 .scheme(HttpAuthScheme::Bearer)
                 .bearer_format("JWT")
                 .description(Some(
-                    "A token from `holdfast token issue`. Scopes: `backup:read` for looking and downloading, `backup:write` for everything that changes something.",
+                    "A token from `POST /auth/login`, `holdfast token issue` or your platform, or an API key. Scopes: `backup:read` for looking and downloading, `backup:write` for everything that changes something.",
                 ))
                 .build(),
         ),
@@ -67,6 +70,7 @@ pub(super) fn documented(routes: OpenApiRouter<Api>) -> (Router<Api>, OpenApi) {
         for (method, operation) in [
             (HttpMethod::Get, &mut item.get),
             (HttpMethod::Post, &mut item.post),
+            (HttpMethod::Patch, &mut item.patch),
             (HttpMethod::Delete, &mut item.delete),
         ] {
             if let Some(operation) = operation {
@@ -99,7 +103,18 @@ fn complete(path: &str, method: HttpMethod, operation: &mut Operation) {
         failures.push((413, "The body is larger than is allowed."));
         failures.push((415, "The body is not marked as JSON."));
     }
-    if matches!(method, HttpMethod::Post | HttpMethod::Delete) {
+    let changes_something = !matches!(method, HttpMethod::Get);
+    let makes_a_job = operation.responses.responses.contains_key("202");
+    if changes_something && !makes_a_job {
+        failures.push((409, "The request does not fit the object's state."));
+    }
+    if matches!(path, "/auth/login" | "/auth/setup") {
+        failures.push((401, "The name or password is wrong, or the token is not good."));
+        failures.push((403, "The call comes from a page of another site."));
+        failures.push((429, "Too many attempts: wait as long as Retry-After says."));
+    }
+    // Elsewhere a name that is taken, or the state, tells that a call came twice.
+    if changes_something && makes_a_job {
         failures.push((400, "The Idempotency-Key is not usable."));
         failures
             .push((409, "The request does not fit the object's state, or its Idempotency-Key was used for another."));

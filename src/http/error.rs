@@ -14,10 +14,11 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    auth::jwt::AuthError,
+    auth::{jwt::AuthError, password::PasswordError},
     catalog::CatalogError,
     history::HistoryError,
     jobs::{queue::QueueError, request::RequestError},
+    people::PeopleError,
     storage,
     tenant::Permission,
 };
@@ -103,7 +104,7 @@ impl Problem {
     /// Nobody is named, or not in a way that we read.
     pub fn unauthenticated(code: &'static str, detail: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, code, detail)
-            .hint("Send a token as `Authorization: Bearer TOKEN`; `holdfast token issue` makes one.")
+            .hint("Send a token as `Authorization: Bearer TOKEN`; `POST /auth/login` and `holdfast token issue` make one.")
             .header(WWW_AUTHENTICATE, r#"Bearer realm="holdfast""#)
     }
 
@@ -157,7 +158,7 @@ impl IntoResponse for Problem {
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
         match &error {
-            AuthError::ShortSecret(_) | AuthError::Sign(_) => {
+            AuthError::ShortSecret(_) | AuthError::Sign(_) | AuthError::Setting { .. } => {
                 tracing::error!(%error, "cannot check a token");
                 Self::internal()
             }
@@ -222,6 +223,30 @@ impl From<HistoryError> for Problem {
 impl From<QueueError> for Problem {
     fn from(error: QueueError) -> Self {
         RequestError::from(error).into()
+    }
+}
+
+impl From<PeopleError> for Problem {
+    fn from(error: PeopleError) -> Self {
+        let status = match &error {
+            PeopleError::NotFound { .. } => StatusCode::NOT_FOUND,
+            PeopleError::NameTaken(_) | PeopleError::LastOperator => StatusCode::CONFLICT,
+            PeopleError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            PeopleError::Database(error) => return database(error),
+        };
+        Self::new(status, error.code(), error.to_string())
+    }
+}
+
+impl From<PasswordError> for Problem {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Short | PasswordError::Long => Self::invalid("user.password", error.to_string()),
+            PasswordError::Failed(_) => {
+                tracing::error!(%error, "a password could not be looked at");
+                Self::internal()
+            }
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! What a handler takes from a request. Whatever is wrong with it becomes a [`Problem`].
 
-use std::{net::SocketAddr, str::FromStr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use axum::{
     Json,
@@ -8,22 +11,45 @@ use axum::{
     http::{HeaderMap, StatusCode, header::AUTHORIZATION, request::Parts},
 };
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
-use super::{Api, error::Problem};
+use super::{Api, cookie, error::Problem};
 use crate::{
+    auth::jwt::{AuthError, Identity},
     ids::{BackupId, JobId},
     jobs::request::RequestError,
+    people::{self, KeyToken},
     tenant::{Caller, Permission},
 };
 
-/// Someone with a valid token. Comes first among a handler's parameters, so that nobody else learns what is wrong with a request.
+/// Someone with a valid token, session or API key. Comes first among a handler's parameters, so that nobody else learns what is
+/// wrong with a request.
 #[derive(Clone, Debug)]
-pub struct Signed(pub Caller);
+pub struct Signed(pub Caller, pub Via);
+
+/// By what a caller is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// A token that says all there is to say: ours, or a platform's.
+    Token,
+    /// A local user who logged in.
+    Session { id: Uuid, user_id: Uuid },
+    /// An API key.
+    Key,
+}
 
 impl Signed {
     /// 403 unless the caller has this permission.
     pub fn require(&self, permission: Permission) -> Result<(), Problem> {
         if self.0.may(permission) { Ok(()) } else { Err(RequestError::Forbidden(permission).into()) }
+    }
+
+    /// The local user behind the call, if it is one.
+    pub const fn user_id(&self) -> Option<Uuid> {
+        match self.1 {
+            Via::Session { user_id, .. } => Some(user_id),
+            Via::Token | Via::Key => None,
+        }
     }
 }
 
@@ -31,10 +57,65 @@ impl FromRequestParts<Api> for Signed {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        let mut caller = api.verifier.verify(bearer(&parts.headers)?)?;
-        caller.address =
-            parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(from)| from.ip().to_canonical());
-        Ok(Self(caller))
+        let (mut caller, via) = if parts.headers.contains_key(AUTHORIZATION) {
+            by_token(api, bearer(&parts.headers)?).await?
+        } else {
+            match cookie::token(&parts.headers) {
+                Some(token) => by_cookie(api, token, parts).await?,
+                None => return Err(Problem::unauthenticated("auth.token_missing", "this call needs a token")),
+            }
+        };
+        caller.address = address(parts);
+        Ok(Self(caller, via))
+    }
+}
+
+/// Where a request comes from.
+pub fn address(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(from)| from.ip().to_canonical())
+}
+
+async fn by_token(api: &Api, token: &str) -> Result<(Caller, Via), Problem> {
+    if KeyToken::is_meant(token) {
+        let now = api.app.clock.now();
+        let key = KeyToken::parse(token).ok_or(AuthError::Invalid)?;
+        let (id, caller) = people::find_key(&api.app.pool, key, now).await?.ok_or(AuthError::Invalid)?;
+        people::touch_key(&api.app.pool, id, now).await?;
+        return Ok((caller, Via::Key));
+    }
+    match api.verifier.identify(token).await? {
+        Identity::Caller(caller) => Ok((caller, Via::Token)),
+        Identity::Session(id) => by_session(api, id).await,
+    }
+}
+
+/// Browsers send cookies with whatever any page asks for, so what changes something must come from a page of ours; and a cookie is
+/// worth nothing but a session.
+async fn by_cookie(api: &Api, token: &str, parts: &Parts) -> Result<(Caller, Via), Problem> {
+    if !parts.method.is_safe() {
+        cookie::require_same_origin(&parts.headers)?;
+    }
+    match api.verifier.identify(token).await? {
+        Identity::Session(id) => by_session(api, id).await,
+        Identity::Caller(_) => Err(AuthError::Invalid.into()),
+    }
+}
+
+async fn by_session(api: &Api, id: Uuid) -> Result<(Caller, Via), Problem> {
+    let user = people::session_user(&api.app.pool, id, api.app.clock.now()).await?;
+    let known = user.and_then(|user| Some((user.caller()?, Via::Session { id, user_id: user.id })));
+    Ok(known.ok_or(AuthError::Invalid)?)
+}
+
+/// The address of a request, for calls that are open to everyone.
+#[derive(Clone, Copy, Debug)]
+pub struct CallFrom(pub Option<IpAddr>);
+
+impl<S: Send + Sync> FromRequestParts<S> for CallFrom {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self(address(parts)))
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod answer;
 mod api;
+mod cookie;
 mod docs;
 mod error;
 mod extract;
@@ -16,13 +17,20 @@ mod streams;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
-use axum::{Router, extract::DefaultBodyLimit, http::header::AUTHORIZATION};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::header::{AUTHORIZATION, COOKIE},
+};
 use tokio_util::sync::CancellationToken;
 use tower_http::{catch_panic::CatchPanicLayer, sensitive_headers::SetSensitiveRequestHeadersLayer};
 
 use self::streams::EventStreams;
 pub use self::{docs::openapi, error::Problem, server::serve};
-use crate::{app::App, auth::jwt::Verifier};
+use crate::{
+    app::App,
+    auth::{jwt::Verifier, password::Passwords},
+};
 
 /// Time for a request until its answer begins.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -34,6 +42,7 @@ pub struct Api(Arc<Shared>);
 pub struct Shared {
     pub app: App,
     pub verifier: Verifier,
+    pub passwords: Passwords,
     /// The server stops: streams without an end of their own end now.
     pub stopping: CancellationToken,
     pub event_streams: EventStreams,
@@ -56,12 +65,12 @@ fn router_until(app: App, verifier: Verifier, stopping: CancellationToken) -> Ro
     let event_streams = EventStreams::default();
     let (routes, document) = docs::documented(api::routes());
     routes
-        .with_state(Api(Arc::new(Shared { app, verifier, stopping, event_streams })))
+        .with_state(Api(Arc::new(Shared { app, verifier, passwords: Passwords::default(), stopping, event_streams })))
         .merge(docs::pages(document))
         .fallback(api::no_such_route)
         .method_not_allowed_fallback(api::no_such_method)
         .layer(CatchPanicLayer::custom(observe::panicked))
         .layer(DefaultBodyLimit::max(max_body))
         .layer(axum::middleware::from_fn_with_state(REQUEST_LIMIT, observe::observe))
-        .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION]))
+        .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, COOKIE]))
 }

@@ -22,13 +22,17 @@ use futures::stream::BoxStream;
 use holdfast::{
     app::App,
     artifact::{ArtifactName, Sha256Digest},
-    auth::jwt::{self, Claims, Verifier},
+    auth::{
+        jwt::{self, Claims, Verifier},
+        password::Passwords,
+    },
     byte_size::ByteSize,
     clock::Clock,
-    config::{AuthConfig, Config, Secret},
+    config::{Config, Secret},
     db, http,
     ids::{BackupId, JobId},
     keyring::Keyring,
+    people::NewUser,
     storage::{
         ByteRange, ByteStream, Deletion, Error, ErrorKind, Limits, Locator, NewObject, Pace, Probe, ProbeDepth, Stat,
         Storage, Upload,
@@ -95,6 +99,9 @@ impl Storage for Shelf {
         Box::pin(futures::stream::empty())
     }
 }
+
+/// Of every user that [`TestApi::user`] makes.
+pub const PASSWORD: &str = "canary correct horse battery";
 
 /// An answer, read to its end.
 #[derive(Debug)]
@@ -168,6 +175,7 @@ impl TestApi {
         let control = database.clone();
         let directory = tempfile::tempdir().unwrap();
         config.data_dir = directory.path().to_path_buf();
+        config.auth.jwt_secret = Some(secret.clone());
         let keys = Arc::new(Keyring::open(&config, &clock).unwrap());
         let tools = Arc::default();
         let app = App { config: Arc::new(config), pool, control, storages, tools, keys, clock: clock.clone() };
@@ -184,7 +192,7 @@ impl TestApi {
                 .await
                 .unwrap();
         }
-        let verifier = Verifier::new(&secret, &AuthConfig::default(), clock.clone()).unwrap();
+        let verifier = Verifier::new(&secret, &app.config.auth, clock.clone()).unwrap();
         let router = http::router(app.clone(), verifier);
         Self { router, app, first, second, secret, clock, _directory: directory }
     }
@@ -194,11 +202,11 @@ impl TestApi {
     }
 
     pub fn verifier(&self) -> Verifier {
-        Verifier::new(&self.secret, &AuthConfig::default(), self.clock.clone()).unwrap()
+        Verifier::new(&self.secret, &self.app.config.auth, self.clock.clone()).unwrap()
     }
 
     pub fn token(&self, claims: &Claims) -> String {
-        jwt::issue(&self.secret, &AuthConfig::default(), claims, self.clock.now(), Duration::from_secs(3600)).unwrap()
+        jwt::issue(&self.secret, &self.app.config.auth, claims, self.clock.now(), Duration::from_secs(3600)).unwrap()
     }
 
     /// A token of a member of one project.
@@ -296,6 +304,42 @@ impl TestApi {
         sqlx::query_scalar(sql).fetch_one(self.pool()).await.unwrap()
     }
 
+    /// A local user with this password, of this role and organisation, who reaches these projects.
+    pub async fn user(&self, name: &str, role: Role, organization: Option<&str>, projects: &[&str]) -> Uuid {
+        // Hashing is slow on purpose; the tests of logins do it themselves.
+        static HASH: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+        let hash = async || Passwords::default().hash(Secret::new(PASSWORD)).await.unwrap();
+        let new = NewUser {
+            name: name.to_owned(),
+            password_hash: HASH.get_or_init(hash).await.clone(),
+            role,
+            permissions: Permission::ALL.to_vec(),
+            project_ids: projects.iter().map(|id| id.parse().unwrap()).collect(),
+            organization_id: organization.map(str::to_owned),
+        };
+        let mut connection = self.pool().acquire().await.unwrap();
+        holdfast::people::insert_user(&mut connection, &new).await.unwrap().id
+    }
+
+    /// The token of a fresh session of this user.
+    pub async fn log_in(&self, name: &str) -> String {
+        let answer = self.post("", "/auth/login", serde_json::json!({ "name": name, "password": PASSWORD })).await;
+        answer.data(200)["token"].as_str().unwrap().to_owned()
+    }
+
+    /// An API key made with this token.
+    pub async fn key(&self, token: &str, body: Value) -> String {
+        self.post(token, "/api/keys", body).await.data(201)["key"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn patch(&self, token: &str, path: &str, body: Value) -> Answer {
+        self.send(request(Method::PATCH, path, Some(token), Some(body))).await
+    }
+
+    pub async fn delete(&self, token: &str, path: &str) -> Answer {
+        self.send(request(Method::DELETE, path, Some(token), None)).await
+    }
+
     /// Event, actor and outcome of everything in the audit trail.
     pub async fn audit(&self) -> Vec<(String, String, String)> {
         sqlx::query_as("SELECT event, actor, outcome FROM control_plane.backup_history ORDER BY id")
@@ -307,7 +351,7 @@ impl TestApi {
 
 pub fn request(method: Method, path: &str, token: Option<&str>, body: Option<Value>) -> Request<Body> {
     let mut request = Request::builder().method(method).uri(path);
-    if let Some(token) = token {
+    if let Some(token) = token.filter(|token| !token.is_empty()) {
         request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
     }
     match body {

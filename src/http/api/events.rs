@@ -64,7 +64,7 @@ pub async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.require(Permission::Read)?;
-    let Signed(caller) = caller;
+    let Signed(caller, _) = caller;
     let job = queue::get(&api.app.pool, &caller.scope(), id?.0).await?;
     let permit = api.event_streams.open(&caller).map_err(|refused| {
         let (status, detail) = match refused {

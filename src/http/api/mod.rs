@@ -1,12 +1,16 @@
 //! The operations, one file per resource.
 
+mod auth;
 mod backup;
 mod download;
 mod events;
 mod health;
 mod jobs;
+mod keys;
+mod people;
 mod range;
 mod refusal;
+mod users;
 
 use axum::http::StatusCode;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -30,6 +34,14 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(jobs::logs))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::undo))
+        .routes(routes!(auth::login))
+        .routes(routes!(auth::logout))
+        .routes(routes!(auth::me))
+        .routes(routes!(auth::setup))
+        .routes(routes!(users::list, users::add))
+        .routes(routes!(users::show, users::change, users::delete))
+        .routes(routes!(keys::list, keys::make))
+        .routes(routes!(keys::revoke))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
 }
