@@ -31,5 +31,9 @@ CREATE UNIQUE INDEX idx_jobs_one_per_project ON control_plane.jobs (project_id, 
 -- Deletions that have failed are taken up again: looked for by every worker.
 CREATE INDEX IF NOT EXISTS idx_backups_deleted ON control_plane.backups (created_at) WHERE status = 'deleted';
 
+-- What was tried about one backup: asked for every backup with a copy that is missing, and every one that is being deleted.
+CREATE INDEX IF NOT EXISTS idx_jobs_about_backup ON control_plane.jobs ((payload -> 'request' ->> 'backup_id'), type, created_at DESC)
+    WHERE type IN ('repair_copies', 'delete_backup');
+
 -- What another program calls a backup that it has recorded. Not unique: a platform's own rows may repeat an id.
 CREATE INDEX IF NOT EXISTS idx_backups_external_id ON control_plane.backups (external_id) WHERE external_id IS NOT NULL;

@@ -400,7 +400,7 @@ async fn a_worker_that_lost_its_lease_deletes_nothing() {
             deleted.push(name);
             Ok::<_, holdfast::jobs::queue::QueueError>(())
         };
-        let outcome = holdfast::jobs::queue::while_held(&test.app.pool, lease, work).await;
+        let outcome = holdfast::jobs::queue::while_held(&test.app.pool, lease, lease_for, work).await;
         assert_eq!(outcome.is_ok(), name == "second", "{name}");
     }
     assert_eq!(deleted, ["second"]);

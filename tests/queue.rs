@@ -326,3 +326,61 @@ async fn the_index_that_keeps_one_job_per_project_knows_every_type() {
         assert!(definition.contains(&format!("'{known}'")), "{known} is not in {definition}");
     }
 }
+
+/// The same database through sessions that the server ends when their transaction is idle for so long.
+async fn impatient(pool: &PgPool, idle: &str) -> PgPool {
+    let options = (*pool.connect_options()).clone().options([("idle_in_transaction_session_timeout", idle)]);
+    PgPool::connect_with(options).await.unwrap()
+}
+
+#[tokio::test]
+async fn work_under_a_lease_that_takes_longer_than_an_idle_transaction_may_keeps_lease_and_success() {
+    let pool = impatient(&support::app::control_plane().await, "1200ms").await;
+    enqueue(&pool, &new_job("acme")).await;
+    let lease_for = Duration::from_secs(3);
+    let claimed = queue::claim(&pool, "w", lease_for).await.unwrap().unwrap();
+    let work = async {
+        tokio::time::sleep(Duration::from_millis(1800)).await; // the storage's answer takes so long
+        Ok::<_, QueueError>("gone")
+    };
+    assert_eq!(queue::while_held(&pool, claimed.lease, lease_for, work).await.unwrap(), "gone");
+    let left: f64 = sqlx::query_scalar(
+        "SELECT extract(epoch FROM lease_expires_at - clock_timestamp())::float8 FROM control_plane.jobs",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert!(left > 2.0, "renewed at the end, though no other could renew it meanwhile: {left}");
+    assert_eq!(queue::renew(&pool, claimed.lease, lease_for, None).await.unwrap(), Renewal::Kept);
+}
+
+#[tokio::test]
+async fn work_under_a_lease_is_dropped_when_the_fence_is_lost_or_it_takes_too_long() {
+    let pool = support::app::control_plane().await;
+    let id = enqueue(&pool, &new_job("acme")).await.job_id();
+    let lease_for = Duration::from_secs(2);
+    let claimed = queue::claim(&pool, "w", lease_for).await.unwrap().unwrap();
+    for is_lost in [true, false] {
+        let (dropped, guard) = tokio::sync::oneshot::channel::<()>();
+        let work = async {
+            let _held_by_the_work = dropped;
+            if is_lost {
+                sqlx::query(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                     WHERE datname = current_database() AND state = 'idle in transaction'",
+                )
+                .execute(&pool)
+                .await?;
+            }
+            std::future::pending::<Result<(), QueueError>>().await
+        };
+        let ended = queue::while_held(&pool, claimed.lease, lease_for, work).await.unwrap_err();
+        match ended {
+            QueueError::LeaseLost(lost) => assert!(is_lost && lost == id),
+            QueueError::TooSlow(slow) => assert!(!is_lost && slow == id),
+            other => panic!("{other}"),
+        }
+        assert!(guard.await.is_err(), "the work is gone");
+    }
+    assert_eq!(queue::renew(&pool, claimed.lease, lease_for, None).await.unwrap(), Renewal::Kept, "the row is free");
+}

@@ -284,6 +284,62 @@ async fn a_lost_answer_to_a_commit_leaves_the_question_to_whoever_asks_what_is_t
 }
 
 #[tokio::test]
+async fn a_completion_that_comes_late_finds_its_upload_ended() {
+    let server = S3Server::start().await;
+    let (storage, ledger) = open(&server.config());
+    server.control.befall("CompleteMultipartUpload", Mishap::ComeLate);
+    for _ in 0..3 {
+        server
+            .control
+            .befall("CompleteMultipartUpload", Mishap::Answer(500, &[], "<Error><Code>InternalError</Code></Error>"));
+    }
+    let error = store(&storage, "a/late", &content(2 * PART)).await.unwrap_err();
+    is(&error, ErrorKind::Unavailable, &["cannot publish a/late"]);
+    assert_eq!((server.uploads(), uploads_remembered(&ledger).await), (0, 0));
+    assert_eq!(storage.find(&name("a/late")).await.unwrap(), None);
+    // Another attempt takes the name meanwhile.
+    let other = content(10);
+    let at = store(&storage, "a/late", &other).await.unwrap();
+    server.late_requests_arrive().await;
+    assert_eq!(fingerprint(&storage, &at).await.unwrap(), Fingerprint::of(&other));
+}
+
+#[tokio::test]
+async fn a_key_that_may_list_below_a_prefix_alone_sees_that_an_object_is_gone() {
+    const DENIED: Mishap = Mishap::Answer(403, &[], "");
+    let server = S3Server::start().await;
+    let (storage, _) = open(&server.config());
+    let at = store(&storage, "backups/a.sql", &content(10)).await.unwrap();
+    // An object that is there and may not be looked at is not taken to be missing.
+    server.control.befall("HeadObject", DENIED);
+    assert_eq!(storage.find(at.key()).await.unwrap_err().kind, ErrorKind::Denied);
+    assert_eq!(storage.delete(&at).await.unwrap(), Deletion::Gone);
+    // What Amazon says of what is missing.
+    server.control.befall("HeadObject", DENIED);
+    assert_eq!(storage.find(at.key()).await.unwrap(), None);
+    // Without any right to list, nobody knows.
+    server.control.befall("HeadObject", DENIED);
+    server.control.befall("ListObjectsV2", Mishap::Answer(403, &[], "<Error><Code>AccessDenied</Code></Error>"));
+    assert_eq!(storage.find(at.key()).await.unwrap_err().kind, ErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn a_bucket_that_has_gone_confirms_no_deletion() {
+    let server = S3Server::start().await;
+    let (storage, _) = open(&server.config());
+    let at = store(&storage, "backups/a.sql", &content(10)).await.unwrap();
+    assert_eq!(storage.stat(&at).await.unwrap().bytes, 10);
+    const GONE: Mishap = Mishap::Answer(404, &[], "<Error><Code>NoSuchBucket</Code></Error>");
+    for _ in 0..2 {
+        server.control.befall("HeadObject", Mishap::Answer(404, &[], ""));
+        server.control.befall("ListObjectsV2", GONE);
+    }
+    is(&storage.delete(&at).await.unwrap_err(), ErrorKind::Invalid, &["NoSuchBucket"]);
+    is(&storage.find(at.key()).await.unwrap_err(), ErrorKind::Invalid, &["NoSuchBucket"]);
+    assert_eq!(storage.stat(&at).await.unwrap().bytes, 10);
+}
+
+#[tokio::test]
 async fn the_service_itself_refuses_to_overwrite_where_no_lock_is_shared() {
     let server = S3Server::start().await;
     let (storage, _) = open(&server.config());
@@ -514,7 +570,9 @@ async fn what_is_deleted_from_a_bucket_that_keeps_versions_may_remain() {
     let (storage, _) = open(&server.config());
     let at = store(&storage, "a", &content(1)).await.unwrap();
     let versioned = |version| Mishap::Answer(200, version, "");
-    server.control.befall("HeadObject", versioned(&[("x-amz-version-id", "3sL4"), ("content-length", "1")]));
+    server
+        .control
+        .befall("HeadObject", versioned(&[("etag", "\"e\""), ("x-amz-version-id", "3sL4"), ("content-length", "1")]));
     assert!(
         matches!(storage.delete(&at).await.unwrap(), Deletion::BytesMayRemain { what } if what.contains("versions"))
     );
@@ -526,7 +584,9 @@ async fn what_is_deleted_from_a_bucket_that_keeps_versions_may_remain() {
     );
     let at = store(&storage, "b", &content(1)).await.unwrap();
     // From before the bucket kept versions.
-    server.control.befall("HeadObject", versioned(&[("x-amz-version-id", "null"), ("content-length", "1")]));
+    server
+        .control
+        .befall("HeadObject", versioned(&[("etag", "\"e\""), ("x-amz-version-id", "null"), ("content-length", "1")]));
     assert_eq!(storage.delete(&at).await.unwrap(), Deletion::Gone);
 }
 

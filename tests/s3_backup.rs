@@ -16,7 +16,7 @@ use holdfast::{
     history::{self, PgLedger},
     ids::LeaseToken,
     jobs::request::{self, Depth, VerifyRequest},
-    storage::{ErrorKind, Locator, NewObject, Storage, put_whole, s3::S3Storage},
+    storage::{ErrorKind, Ledger, Locator, NewObject, Storage, put_whole, s3::S3Storage},
 };
 use s3_server::{BUCKET, Mishap, S3Server};
 use support::app::{TestApp, caller, everything, export};
@@ -127,4 +127,18 @@ async fn without_the_services_help_the_control_planes_lock_keeps_names_from_bein
     }
     let stored = std::fs::read(server.root.path().join(BUCKET).join("backups/acme/raced.sql")).unwrap();
     assert_eq!(stored, vec![winners[0] as u8; 1000]);
+}
+
+#[tokio::test]
+async fn a_lock_that_another_process_keeps_is_given_up_in_time() {
+    let pool = support::app::control_plane().await;
+    let ledger = PgLedger::new(pool).with_lock_timeout(Duration::from_millis(200));
+    let theirs = ledger.hold("bucket").await.unwrap();
+    let error = ledger.hold("bucket").await.err().unwrap();
+    assert_eq!(error.kind, ErrorKind::Unavailable);
+    assert!(error.to_string().contains("another process writes to this storage"), "{error}");
+    drop(ledger.hold("another bucket").await.unwrap());
+    drop(theirs);
+    // The server takes a moment to notice that the session is over: no longer than the lock is waited for.
+    drop(ledger.with_lock_timeout(Duration::from_secs(30)).hold("bucket").await.unwrap());
 }

@@ -155,7 +155,7 @@ impl Failure {
                 }
                 QueueError::KeyReused => new(Exit::Refused, "idempotency.reused"),
                 QueueError::AlreadyEnded { .. } => new(Exit::Refused, "job.ended"),
-                QueueError::LeaseLost(_) => new(Exit::Unexpected, "job.lease_lost"),
+                QueueError::LeaseLost(_) | QueueError::TooSlow(_) => new(Exit::Unexpected, "job.lease_lost"),
                 QueueError::Database(_) => new(Exit::ControlPlane, "control_plane.unavailable"),
             });
         }

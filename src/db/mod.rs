@@ -26,8 +26,15 @@ pub fn connect_lazily(info: &ConnectInfo, config: &DatabaseConfig) -> PgPool {
     pool_options(config).acquire_timeout(Duration::from_secs(3)).connect_lazy_with(options(info))
 }
 
+/// With keepalives, the server finds out within a minute that a client's host is dead, and frees what its session had locked; by default
+/// that takes hours. On a Unix socket the server ignores them.
 fn options(info: &ConnectInfo) -> PgConnectOptions {
-    info.options().options([("idle_in_transaction_session_timeout", "60s")])
+    info.options().options([
+        ("idle_in_transaction_session_timeout", "60s"),
+        ("tcp_keepalives_idle", "30"),
+        ("tcp_keepalives_interval", "10"),
+        ("tcp_keepalives_count", "3"),
+    ])
 }
 
 fn pool_options(config: &DatabaseConfig) -> PgPoolOptions {

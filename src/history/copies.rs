@@ -262,30 +262,41 @@ fn reasons(copies: &[Copy]) -> String {
     copies.iter().filter(|copy| !copy.is_good()).map(reason).collect::<Vec<_>>().join("; ")
 }
 
-/// A copy that is not good of a backup that has a good one.
+/// A backup with a good copy and one that is not.
 #[derive(Clone, Debug)]
 pub struct WantingCopy {
     pub backup_id: Uuid,
     pub project_id: String,
-    pub storage: String,
-    /// The artifact's stored bytes.
-    pub size: i64,
+    /// How many jobs have been asked for to make its copies.
+    pub tried: i64,
 }
 
-/// The copies in these storages that could be made from good ones, and that no job is to make. Newest backups first; at most 1000.
-pub async fn wanting_copies(pool: &PgPool, storages: &[String]) -> Result<Vec<WantingCopy>, HistoryError> {
+/// The backups with copies that could be made from good ones, in these storages, each with the most bytes that it takes; and that no job is to
+/// make. Those that were tried least often first, then the newest; none while `at_once` such jobs wait.
+pub async fn wanting_copies(
+    pool: &PgPool,
+    storages: &[(String, i64)],
+    at_once: i64,
+) -> Result<Vec<WantingCopy>, HistoryError> {
+    let (names, most): (Vec<String>, Vec<i64>) = storages.iter().cloned().unzip();
     Ok(sqlx::query_as!(
         WantingCopy,
-        r#"SELECT b.id AS "backup_id!", b.project_id, c.storage, b.size
-           FROM control_plane.backup_copies c JOIN control_plane.backups b ON b.id = c.backup_id
-           WHERE c.status <> 'good' AND c.storage = ANY($1) AND b.status = 'completed' AND b.manifest IS NOT NULL
+        r#"SELECT b.id AS "backup_id!", b.project_id, jobs.tried AS "tried!"
+           FROM control_plane.backups b CROSS JOIN LATERAL (
+               SELECT count(*) AS tried, count(*) FILTER (WHERE j.status IN ('pending', 'in_progress')) AS open
+               FROM control_plane.jobs j
+               WHERE j.type = 'repair_copies' AND j.payload -> 'request' ->> 'backup_id' = b.id::text) jobs
+           WHERE b.status = 'completed' AND b.manifest IS NOT NULL AND jobs.open = 0
+             AND b.id IN (
+                 SELECT c.backup_id FROM control_plane.backup_copies c
+                 JOIN unnest($1::text[], $2::int8[]) AS place (storage, most) ON place.storage = c.storage
+                 WHERE c.status <> 'good' AND b.size <= place.most)
              AND EXISTS (SELECT 1 FROM control_plane.backup_copies g WHERE g.backup_id = b.id AND g.status = 'good')
-             AND NOT EXISTS (
-                 SELECT 1 FROM control_plane.jobs j
-                 WHERE j.type = 'repair_copies' AND j.project_id = b.project_id AND j.status IN ('pending', 'in_progress')
-                   AND j.payload -> 'request' ->> 'backup_id' = b.id::text)
-           ORDER BY b.created_at DESC, b.id, c.storage LIMIT 1000"#,
-        storages,
+           ORDER BY jobs.tried, b.created_at DESC, b.id
+           LIMIT greatest(0, $3 - (SELECT count(*) FROM control_plane.jobs w WHERE w.type = 'repair_copies' AND w.status = 'pending'))"#,
+        &names,
+        &most,
+        at_once,
     )
     .fetch_all(pool)
     .await?)

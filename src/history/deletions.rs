@@ -175,23 +175,26 @@ pub async fn is_buried(executor: impl PgExecutor<'_>, id: BackupId) -> Result<bo
     .await?)
 }
 
-/// A backup whose deletion has failed.
+/// A backup whose deletion did not come to its end.
 #[derive(Clone, Debug)]
 pub struct StuckDeletion {
     pub backup_id: Uuid,
     pub project_id: String,
 }
 
-/// The backups whose newest deletion has failed. Rows that a platform marks `deleted` itself are none of ours.
+/// The backups whose newest deletion has failed, or was cancelled a day ago when it had begun: nobody has asked for it again since, and what is
+/// left of the backup can only be deleted. Rows that a platform marks `deleted` itself are none of ours.
 pub async fn stuck_deletions(pool: &PgPool) -> Result<Vec<StuckDeletion>, HistoryError> {
     Ok(sqlx::query_as!(
         StuckDeletion,
         r#"SELECT b.id AS backup_id, b.project_id FROM control_plane.backups b
            CROSS JOIN LATERAL (
-               SELECT j.status FROM control_plane.jobs j
+               SELECT j.status, j.finished_at FROM control_plane.jobs j
                WHERE j.type = 'delete_backup' AND j.project_id = b.project_id AND j.payload -> 'request' ->> 'backup_id' = b.id::text
                ORDER BY j.created_at DESC, j.id DESC LIMIT 1) newest
-           WHERE b.status = 'deleted' AND newest.status = 'failed' ORDER BY b.created_at LIMIT 1000"#
+           WHERE b.status = 'deleted'
+             AND (newest.status = 'failed' OR newest.status = 'cancelled' AND newest.finished_at < now() - interval '1 day')
+           ORDER BY b.created_at LIMIT 1000"#
     )
     .fetch_all(pool)
     .await?)

@@ -1,25 +1,37 @@
 //! What storages remember, in the control plane: facts in `storage_ledger`, locks as advisory locks of a session of their own.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde_json::Value;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
 use crate::storage::{
     Error, ErrorKind,
     ledger::{Entry, Held, HeldGuard, Ledger},
 };
 
+/// How long another process's lock is waited for. Nobody can cancel that wait, so it is short; the job comes back.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2 * 60);
+/// The SQLSTATE of a lock that was not to be had in time. Source: PostgreSQL's appendix A, `lock_not_available`.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 /// A ledger that every process with the same control plane shares.
 #[derive(Clone, Debug)]
 pub struct PgLedger {
     pool: PgPool,
+    lock_timeout: Duration,
 }
 
 impl PgLedger {
     pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+        Self { pool, lock_timeout: LOCK_TIMEOUT }
+    }
+
+    /// The same with another limit to the wait for a lock; a part of a millisecond counts as one.
+    #[must_use]
+    pub fn with_lock_timeout(self, lock_timeout: Duration) -> Self {
+        Self { lock_timeout, ..self }
     }
 }
 
@@ -41,14 +53,26 @@ impl HeldGuard for SessionLock {
 
 #[async_trait]
 impl Ledger for PgLedger {
+    /// [`ErrorKind::Unavailable`] when another process holds it for too long.
     async fn hold(&self, name: &str) -> Result<Held, Error> {
         let context = "cannot take a storage's lock";
         // Not given back to the pool: closing the session is what frees the lock.
         let mut connection = self.pool.acquire().await.map_err(|error| failed(context, error))?.detach();
-        sqlx::query!("SELECT pg_advisory_lock(hashtextextended('holdfast storage ' || $1, 0))", name)
+        // Zero would mean no limit.
+        let limit = self.lock_timeout.as_micros().div_ceil(1000).max(1);
+        sqlx::raw_sql(AssertSqlSafe(format!("SET lock_timeout = {limit}")))
             .execute(&mut connection)
             .await
             .map_err(|error| failed(context, error))?;
+        sqlx::query!("SELECT pg_advisory_lock(hashtextextended('holdfast storage ' || $1, 0))", name)
+            .execute(&mut connection)
+            .await
+            .map_err(|error| match error.as_database_error().and_then(|error| error.code()) {
+                Some(code) if code == LOCK_NOT_AVAILABLE => {
+                    Error::new(ErrorKind::Unavailable, context).with_source("another process writes to this storage")
+                }
+                _ => failed(context, error),
+            })?;
         Ok(Held::new(SessionLock { connection }))
     }
 

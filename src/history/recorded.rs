@@ -218,7 +218,7 @@ pub async fn record_stored(connection: &mut PgConnection, file: &StoredFile) -> 
 }
 
 /// Writes down what another program says it has sent: completed and never verified. One record per project and external id, however often
-/// it is said; about another file it is refused.
+/// it is said; about another file it is refused, and so is one whose backup was deleted since.
 ///
 /// # Errors
 /// See [`RecordError`].
@@ -247,9 +247,27 @@ pub async fn record_foreign(connection: &mut PgConnection, file: &ForeignFile) -
                 external_id: file.external_id.clone(),
             });
         }
-        None => add_foreign(connection, file).await?,
+        None => match buried_foreign(connection, file).await? {
+            Some(id) => return Err(RecordError::Deleted(id)),
+            None => add_foreign(connection, file).await?,
+        },
     };
     row(connection, id).await?.ok_or(RecordError::Deleted(id))
+}
+
+/// The deleted backup that was this file's record.
+async fn buried_foreign(connection: &mut PgConnection, file: &ForeignFile) -> Result<Option<BackupId>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT backup_id AS "id!: BackupId" FROM control_plane.backup_history
+           WHERE project_id = $1 AND event = 'deleted' AND outcome = 'ok' AND backup_id IS NOT NULL
+             AND detail #>> '{backup,external_id}' = $2 AND detail #>> '{backup,file_id}' = $3
+           ORDER BY id LIMIT 1"#,
+        file.project_id,
+        file.external_id,
+        file.file_id,
+    )
+    .fetch_optional(connection)
+    .await
 }
 
 async fn add_foreign(connection: &mut PgConnection, file: &ForeignFile) -> Result<BackupId, RecordError> {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::PgLedger;
 use crate::storage::{
-    Error, Ledger,
+    Error, ErrorKind, Ledger,
     ledger::{Entry, Held, InMemoryLedger},
 };
 
@@ -31,7 +31,9 @@ pub struct SpareLedger {
     pool: PgPool,
     control: PgLedger,
     spare: InMemoryLedger,
-    /// The storages that have facts in the spare ledger.
+    /// What was forgotten while the control plane was away, as facts without a value.
+    forgotten: InMemoryLedger,
+    /// The storages that have facts in one of these two.
     stranded: Mutex<BTreeSet<String>>,
     /// Until then the control plane is not asked for facts: each question would wait for a connection as long as the first one did.
     resting_until: Mutex<Option<Instant>>,
@@ -43,6 +45,7 @@ impl SpareLedger {
             control: PgLedger::new(pool.clone()),
             pool,
             spare: InMemoryLedger::default(),
+            forgotten: InMemoryLedger::default(),
             stranded: Mutex::default(),
             resting_until: Mutex::default(),
         }
@@ -69,8 +72,19 @@ impl SpareLedger {
                 }
                 self.spare.remove(storage, &entry.key).await?;
             }
+            for gone in self.forgotten.list(storage, "").await? {
+                if known.iter().any(|other| other.key == gone.key && other.written_at <= gone.written_at) {
+                    self.control.remove(storage, &gone.key).await?;
+                }
+                self.forgotten.remove(storage, &gone.key).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Notes that a storage has something to bring back.
+    fn strand(&self, storage: &str) {
+        self.stranded.lock().unwrap_or_else(PoisonError::into_inner).insert(storage.to_owned());
     }
 
     /// The control plane's answer; `None` while it is away.
@@ -98,16 +112,20 @@ impl SpareLedger {
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Whether the control plane gives its locks to nobody now. A pool or a server without a connection to spare is not away: others may hold
-    /// the lock there.
+    /// Whether the control plane gives its locks to nobody now: it cannot be reached, shuts down or starts (57P01 to 57P03), or its database
+    /// lets nobody in (55000). Whatever else it answers, a wrong password or no connection to spare, others may hold the lock there.
+    /// Source: postgresql.org/docs/current/errcodes-appendix.html.
     async fn is_away(&self) -> bool {
         match timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.pool.connect_options())).await {
             Ok(Ok(connection)) => {
                 let _ = connection.close().await; // it has answered
                 false
             }
-            Ok(Err(sqlx::Error::Database(error))) => !error.code().is_some_and(|code| code.starts_with("53")),
-            Ok(Err(_)) | Err(_) => true,
+            Ok(Err(sqlx::Error::Database(error))) => {
+                error.code().is_some_and(|code| code.starts_with("57P0") || code == "55000")
+            }
+            Ok(Err(error)) => matches!(error, sqlx::Error::Io(_)),
+            Err(_) => true, // no answer in time
         }
     }
 }
@@ -138,23 +156,33 @@ impl Ledger for SpareLedger {
 
     async fn put(&self, storage: &str, key: &str, value: Value) -> Result<(), Error> {
         match self.ask(self.control.put(storage, key, value.clone())).await? {
-            Some(()) => self.spare.remove(storage, key).await,
+            Some(()) => self.spare.remove(storage, key).await?,
             None => {
-                self.stranded.lock().unwrap_or_else(PoisonError::into_inner).insert(storage.to_owned());
-                self.spare.put(storage, key, value).await
+                self.spare.put(storage, key, value).await?;
+                self.strand(storage);
             }
         }
+        self.forgotten.remove(storage, key).await
     }
 
-    /// Facts are hints that a storage checks before it acts on them: one that could not be forgotten is looked at once more.
     async fn remove(&self, storage: &str, key: &str) -> Result<(), Error> {
         self.spare.remove(storage, key).await?;
-        self.ask(self.control.remove(storage, key)).await.map(drop)
+        if self.ask(self.control.remove(storage, key)).await?.is_none() {
+            self.forgotten.put(storage, key, Value::Null).await?;
+            self.strand(storage);
+            return Ok(());
+        }
+        self.forgotten.remove(storage, key).await
     }
 
+    /// Fails while the control plane is away: what is here is not all, and an answer that lacks something would be taken for the whole.
     async fn list(&self, storage: &str, prefix: &str) -> Result<Vec<Entry>, Error> {
-        let here = self.spare.list(storage, prefix).await?;
-        let mut all = self.ask(self.control.list(storage, prefix)).await?.unwrap_or_default();
+        let Some(mut all) = self.ask(self.control.list(storage, prefix)).await? else {
+            let context = format!("cannot tell what storage {storage} remembers: the control plane is away");
+            return Err(Error::new(ErrorKind::Unavailable, context));
+        };
+        let (here, gone) = (self.spare.list(storage, prefix).await?, self.forgotten.list(storage, prefix).await?);
+        all.retain(|entry| gone.iter().all(|gone| gone.key != entry.key || gone.written_at < entry.written_at));
         // What is remembered here is newer.
         all.retain(|entry| here.iter().all(|newer| newer.key != entry.key));
         all.extend(here);

@@ -1,5 +1,5 @@
 //! What callers who do not run the platform are told of its rows. The tools' and storages' own words stay, but not where databases and
-//! storages are, who connects to them, and which process worked on a job: those are for operators.
+//! storages are (hosts, paths, chats and their messages), who connects to them, and which process worked on a job: those are for operators.
 
 use serde_json::Value;
 
@@ -77,11 +77,12 @@ fn in_json(value: &mut Value) {
     }
 }
 
-/// The text without URLs, addresses, `host:port`, paths from the root, and the names that PostgreSQL quotes in what it says of
-/// connections. Rather a word too many is hidden than one too few; everything else stays as it was, byte for byte.
+/// The text without URLs, addresses, `host:port`, paths from the root, Telegram's chats and the numbers of messages in them, and the names
+/// that PostgreSQL quotes in what it says of connections. Rather a word too many is hidden than one too few; everything else stays as it was, byte for byte.
 pub fn without_endpoints(text: &str) -> String {
     let mut told = String::with_capacity(text.len());
     let mut before = "";
+    let mut in_messages = false;
     for piece in text.split_inclusive(char::is_whitespace) {
         let word = piece.trim_end();
         let core = word.trim_start_matches(['"', '\'', '`', '(', '[', '{', '<']).trim_end_matches(|c: char| {
@@ -89,7 +90,17 @@ pub fn without_endpoints(text: &str) -> String {
         });
         let is_quoted = word.trim_start_matches('(').starts_with(['"', '\'']);
         let is_port = before == "port" && !core.is_empty() && core.bytes().all(|b| b.is_ascii_digit());
-        let is_hidden = is_port || (is_quoted && BEFORE_NAMES.contains(&before)) || is_endpoint(core);
+        // `message 3`, `messages 12–15, 17`, `6 messages between 1 and 11`.
+        let is_message = in_messages && is_number_or_run(core);
+        in_messages = is_message
+            || core.eq_ignore_ascii_case("message")
+            || core.eq_ignore_ascii_case("messages")
+            || (in_messages && matches!(core, "between" | "and"));
+        let is_hidden = is_port
+            || is_message
+            || is_chat(before, core)
+            || (is_quoted && BEFORE_NAMES.contains(&before))
+            || is_endpoint(core);
         if is_hidden && !core.is_empty() {
             // What encloses the word stays, so that the sentence does.
             let (opening, closing) = piece.split_once(core).unwrap_or_default();
@@ -102,6 +113,24 @@ pub fn without_endpoints(text: &str) -> String {
         before = core;
     }
     told
+}
+
+/// `12`, `12-15` or `12–15`.
+fn is_number_or_run(word: &str) -> bool {
+    word.split(['-', '–']).all(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Whether a word is a chat's id or name: after `chat`, or what a chat `has become`; or the id of a channel or supergroup wherever it stands,
+/// which is -100 and at least ten digits. Source: core.telegram.org/api/bots/ids.
+fn is_chat(before: &str, word: &str) -> bool {
+    let digits = word.strip_prefix('-').unwrap_or(word);
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let is_named = before.eq_ignore_ascii_case("chat") || before == "become";
+    let is_channel = |word: &str| {
+        let id = word.strip_prefix("-100").unwrap_or_default();
+        id.len() >= 10 && id.bytes().all(|b| b.is_ascii_digit())
+    };
+    (is_named && (is_number || word.starts_with('@'))) || word.split(['=', ':', ',']).any(is_channel)
 }
 
 /// Whether a word, without what encloses it, says where something is.
@@ -169,6 +198,14 @@ mod tests {
             ("tcp connect to [::1]:5432, 10.0.0.7:5432.", "tcp connect to [[hidden], [hidden]."),
             ("host=db.internal:5432 host=10.0.0.1", "[hidden] [hidden]"),
             ("cannot write /srv/backups/acme/x.part: no space", "cannot write [hidden]: no space"),
+            ("message 3 of chat -5 remains", "message [hidden] of chat [hidden] remains"),
+            ("messages 12–15, 17 of chat -1001234567890", "messages [hidden], [hidden] of chat [hidden]"),
+            ("6 messages between 1 and 11 of chat 42", "6 messages between [hidden] and [hidden] of chat [hidden]"),
+            (
+                "cannot find Telegram chat @acme_backups: not found (chat_id=-1001234567890)",
+                "cannot find Telegram chat [hidden]: not found ([hidden])",
+            ),
+            ("Telegram chat -5 has become -1001234567890.", "Telegram chat [hidden] has become [hidden]."),
         ] {
             assert_eq!(without_endpoints(text), told);
         }
@@ -186,6 +223,7 @@ mod tests {
             "backups/acme/backup-0199c5f0.sql.gz",
             "0199c5f0-7c1e-7d2a-9d5c-2a52b6f0e7aa",
             "role \"acme_owner\" does not exist",
+            "error message of table chat: row 7 of -12",
             "grün: 7 von 9 «Zeilen» \u{1f980}",
         ] {
             assert_eq!(without_endpoints(text), text);

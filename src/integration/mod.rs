@@ -82,7 +82,8 @@ impl BackupIntegration {
     /// when it cannot, the file is sent all the same and its record waits in the outbox. Of a file that could not be sent a `failed` backup is
     /// recorded.
     ///
-    /// Dropping the call before its end ends the sending, and leaves at most a file without a manifest, which is no backup.
+    /// Dropping the call before its end ends the sending. A file without a manifest may stay, which is no backup; or, when the drop comes after
+    /// the manifest and before the record, a whole backup that is not recorded, which `holdfast catalog rebuild` finds.
     pub async fn send_and_record(&self, options: BackupOptions) -> BackupResult {
         let now = self.clock.now();
         if let Err(failure) = options.check(now) {

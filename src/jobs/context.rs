@@ -106,6 +106,7 @@ impl From<QueueError> for JobError {
     fn from(error: QueueError) -> Self {
         match error {
             QueueError::LeaseLost(_) => Self::Stopped,
+            slow @ QueueError::TooSlow(_) => Self::retry("storage.unavailable", slow),
             other => Self::retry("control_plane.unavailable", other),
         }
     }

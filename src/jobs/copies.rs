@@ -4,13 +4,14 @@
 //! What always holds: nobody gets a byte before all bytes of that copy agreed with what was recorded; a storage that cannot be reached says
 //! nothing about its bytes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::PgConnection;
 
 use super::{
     context::{JobContext, JobError},
-    queue, repair_copies,
+    queue::{self, QueueError, Renewal},
+    repair_copies,
 };
 use crate::{
     app::App,
@@ -220,15 +221,46 @@ pub(super) async fn settle(
 /// Removes an artifact and its manifest by name, the manifest first. The names are the same for all attempts, so only the holder of the
 /// lease may: a worker that was paused would else delete its successor's good backup.
 pub(super) async fn remove(context: &JobContext, storage: &dyn Storage, key: &ArtifactName) -> Result<(), JobError> {
-    queue::while_held(&context.app.pool, context.lease, async {
-        for name in [key.manifest(), key.clone()] {
+    for name in [key.manifest(), key.clone()] {
+        as_holder(context, storage, async {
             if let Some(at) = storage.find(&name).await? {
                 storage.delete(&at).await?;
             }
-        }
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Removes one object, as the holder of the lease.
+pub(super) async fn remove_at(context: &JobContext, storage: &dyn Storage, at: &Locator) -> Result<(), JobError> {
+    as_holder(context, storage, async {
+        storage.delete(at).await?;
         Ok(())
     })
     .await
+}
+
+/// Does one short thing in a storage while nobody else can take the job. A slow storage may need longer than a lease lasts: there the lease is
+/// looked at before and after instead.
+async fn as_holder(
+    context: &JobContext,
+    storage: &dyn Storage,
+    work: impl Future<Output = Result<(), JobError>>,
+) -> Result<(), JobError> {
+    let (pool, lease) = (&context.app.pool, context.lease);
+    let lease_for = Duration::from_secs(context.app.config.worker.lease_seconds);
+    if storage.limits().pace == Pace::Streamed {
+        return queue::while_held(pool, lease, lease_for, work).await;
+    }
+    let held = async || match queue::renew(pool, lease, lease_for, None).await? {
+        Renewal::Kept | Renewal::CancelRequested => Ok(()),
+        Renewal::Lost => Err(JobError::from(QueueError::LeaseLost(lease.job))),
+    };
+    held().await?;
+    work.await?;
+    held().await
 }
 
 /// Everything about the backup that a job was asked about; the right to it was checked then.

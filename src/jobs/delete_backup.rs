@@ -132,12 +132,11 @@ impl Problem {
 /// for.
 async fn refuse_while_copying(context: &JobContext, backup: &Backup) -> Result<(), JobError> {
     let (pool, id) = (&context.app.pool, backup.backup_id());
-    match queue::newest_about(pool, JobType::RepairCopies, &backup.project_id, id).await? {
-        Some(job) if job.status() == Some(JobStatus::InProgress) => {
-            Err(JobError::retry("backup.copy_under_way", "a copy of the backup is still being made"))
-        }
-        Some(_) | None => Ok(()),
+    let open = queue::open_about(pool, JobType::RepairCopies, &backup.project_id, id).await?;
+    if open.iter().any(|job| job.status() == Some(JobStatus::InProgress)) {
+        return Err(JobError::retry("backup.copy_under_way", "a copy of the backup is still being made"));
     }
+    Ok(())
 }
 
 /// What the backup's own job was asked for, when that job is still known.
@@ -202,18 +201,18 @@ async fn delete_object(
         Some(name) => storage.find(name).await?.filter(|found| Some(found) != recorded.as_ref()),
         None => None,
     };
-    let mut remains = None;
+    let mut remains = Vec::new();
     for at in recorded.into_iter().chain(found) {
-        remains = what_remains(storage.delete(&at).await?).or(remains);
+        remains.extend(what_remains(storage.delete(&at).await?));
     }
     // What cannot be deleted may be found as long as it is there.
-    if remains.is_none()
+    if remains.is_empty()
         && let Some(name) = &name
         && storage.find(name).await?.is_some()
     {
         return Err(storage::Error::new(ErrorKind::Unavailable, format!("{name} is still there after its deletion")));
     }
-    Ok(remains)
+    Ok((!remains.is_empty()).then(|| remains.join("; ")))
 }
 
 fn what_remains(deletion: Deletion) -> Option<String> {
@@ -264,6 +263,13 @@ struct Remaining {
     what: String,
 }
 
+/// The file of a row that another program has written: no storage of ours knows it.
+fn not_managed(backup: &Backup) -> impl Iterator<Item = Remaining> {
+    let storage = backup.storage.clone().unwrap_or_else(|| "elsewhere".to_owned());
+    let file = backup.s3_url.as_ref().or(backup.file_id.as_ref());
+    file.map(|file| Remaining { storage, what: format!("the file {file}, recorded but not managed here") }).into_iter()
+}
+
 /// The tombstone, the rows and the job, in one transaction that the lease fences. `false` when a copy has appeared meanwhile.
 async fn close(context: &JobContext, backup: &Backup) -> Result<bool, JobError> {
     let id = backup.backup_id();
@@ -275,11 +281,12 @@ async fn close(context: &JobContext, backup: &Backup) -> Result<bool, JobError> 
         transaction.rollback().await?;
         return Ok(false);
     }
-    let remains: Vec<Remaining> = copies
+    let mut remains: Vec<Remaining> = copies
         .iter()
         .filter(|copy| copy.status == history::CopyStatus::Remains.as_str())
         .map(|copy| Remaining { storage: copy.storage.clone(), what: copy.message.clone().unwrap_or_default() })
         .collect();
+    remains.extend(not_managed(backup).filter(|_| copies.is_empty()));
     let deleted: Vec<&str> = copies
         .iter()
         .filter(|copy| copy.status == history::CopyStatus::Deleted.as_str())

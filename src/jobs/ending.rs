@@ -75,6 +75,20 @@ fn backoff(context: &JobContext) -> Duration {
 
 async fn write(context: &JobContext, ending: &End, message: &str) -> anyhow::Result<()> {
     let is_export = context.job.r#type == JobType::ExportBackup.as_str();
+    if is_export && matches!(ending, End::Failed) {
+        match export_backup::rescue(context).await {
+            Ok(true) => {
+                tracing::info!(job = %context.lease.job, "{}: completed with what an attempt had stored", context.job.r#type);
+                return Ok(());
+            }
+            Ok(false) => {}
+            // Nothing can be written now. The next worker to take the job finds what is stored.
+            Err(error @ JobError::Retry { code: "control_plane.unavailable", .. }) => anyhow::bail!("{error}"),
+            Err(error) => {
+                tracing::warn!(job = %context.lease.job, "cannot look for what the attempts have stored: {error}")
+            }
+        }
+    }
     if is_export && matches!(ending, End::Failed | End::Cancelled) {
         // No further attempt will clear away what this one has left under a final name.
         if let Err(error) = export_backup::clean_up(context).await {

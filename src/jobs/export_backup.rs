@@ -24,7 +24,7 @@ use crate::{
     history::{self, Completed, Event, NewBackup},
     ids::{BackupId, ProjectId},
     manifest::{self, Body, Head, Manifest},
-    pipeline::{self, BackupRun, PipelineError, Progress, ReadBack},
+    pipeline::{self, BackupRun, ManifestError, PipelineError, Progress, ReadBack},
     source::pg_dump::{PgDump, PgDumpOptions},
     storage::{self, ErrorKind, Locator, Pace, Storage},
     tenant::{Caller, Scope},
@@ -71,16 +71,8 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     transaction.commit().await?;
     let storages = storages(app, &payload.storages)?;
     let (fed, afterwards) = feed(storages.clone());
-    if let Some((manifest, published)) = take_over(context, &payload, &storages).await? {
-        context.log("info", "an earlier attempt had stored the backup: taken over").await;
-        let missing = |name: &String| {
-            let lost = "the worker was lost before this copy was complete".to_owned();
-            let why = if afterwards.contains(name) { Missing::Afterwards } else { Missing::Failed(lost) };
-            (name.clone(), why)
-        };
-        let has = |name: &&String| published.iter().any(|copy| copy.storage == **name);
-        let missing = payload.storages.iter().filter(|name| !has(name)).map(missing).collect();
-        return complete(context, &manifest, &Copies { published, missing }).await;
+    if complete_earlier(context, &payload, &storages, &afterwards).await? {
+        return Ok(());
     }
 
     let format =
@@ -173,7 +165,54 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         let reasons = copies.missing.iter().filter_map(reason).collect::<Vec<_>>().join("; ");
         return Err(JobError::retry("storage.unavailable", format!("no storage took the backup: {reasons}")));
     }
+    remove_parts(context, &copies, &payload.key).await?;
     complete(context, &manifest, &copies).await
+}
+
+/// Completes the backup with what an earlier attempt has published in full. `false` when there is no such thing.
+async fn complete_earlier(
+    context: &JobContext,
+    payload: &ExportPayload,
+    storages: &[NamedStorage],
+    afterwards: &[String],
+) -> Result<bool, JobError> {
+    let Some((manifest, published)) = take_over(context, payload, storages).await? else { return Ok(false) };
+    context.log("info", "an earlier attempt had stored the backup: taken over").await;
+    let missing = |name: &String| {
+        let lost = "the worker was lost before this copy was complete".to_owned();
+        let why = if afterwards.contains(name) { Missing::Afterwards } else { Missing::Failed(lost) };
+        (name.clone(), why)
+    };
+    let has = |name: &&String| published.iter().any(|copy| copy.storage == **name);
+    let missing = payload.storages.iter().filter(|name| !has(name)).map(missing).collect();
+    complete(context, &manifest, &Copies { published, missing }).await?;
+    Ok(true)
+}
+
+/// For an attempt that failed, when no further one is made: a backup that is stored in full is completed all the same. What may have failed is
+/// the control plane, as the success was to be written down.
+pub async fn rescue(context: &JobContext) -> Result<bool, JobError> {
+    let payload = payload(context).await?;
+    let storages = storages(&context.app, &payload.storages)?;
+    let (_, afterwards) = feed(storages.clone());
+    complete_earlier(context, &payload, &storages, &afterwards).await
+}
+
+/// Removes what was stored in part, where another storage has it whole.
+async fn remove_parts(context: &JobContext, copies: &Copies, key: &ArtifactName) -> Result<(), JobError> {
+    for (name, why) in &copies.missing {
+        if let (Missing::Failed(_), Some(storage)) = (why, context.app.storages.get(name))
+            && let Err(error) = copies::remove(context, storage.as_ref(), key).await
+        {
+            if matches!(error, JobError::Stopped) {
+                return Err(error);
+            }
+            // Its copy is not good, so that `repair_copies` looks there again.
+            let message = format!("storage {name}: what was stored in part could not be removed: {error}");
+            context.log("warn", &message).await;
+        }
+    }
+    Ok(())
 }
 
 /// Which storages the dump feeds, and the names of those whose copy is made afterwards. A dump holds a snapshot open, so it does not wait
@@ -304,41 +343,67 @@ async fn take_over(
 ) -> Result<Option<(Manifest, Vec<Published>)>, JobError> {
     let mut found: Option<(Manifest, Vec<Published>)> = None;
     for (name, storage) in storages {
-        let lying = async {
-            let found = (storage.find(&payload.key).await?, storage.find(&payload.key.manifest()).await?);
-            Ok::<_, storage::Error>(found)
-        };
-        let (artifact, manifest) = match lying.await {
-            Ok(lying) => lying,
-            // It cannot be asked: the others get their copies. Should something lie there, an upload under its name is refused.
+        match left_in(context, payload, name, storage.as_ref()).await {
+            Ok(Left::Nothing) => {}
+            Ok(Left::Whole(manifest, copy))
+                if found.as_ref().is_none_or(|(first, _)| first.head.stored == manifest.head.stored) =>
+            {
+                found.get_or_insert_with(|| (*manifest, Vec::new())).1.push(copy);
+            }
+            Ok(Left::Whole(..) | Left::Useless) => {
+                match copies::remove(context, storage.as_ref(), &payload.key).await {
+                    Ok(()) => {}
+                    Err(JobError::Stopped) => return Err(JobError::Stopped),
+                    Err(error) => {
+                        let message = format!("storage {name}: cannot remove what an earlier attempt left: {error}");
+                        context.log("warn", &message).await;
+                    }
+                }
+            }
+            // The others get their copies. Should something lie there, an upload under its name is refused.
             Err(error) => {
                 context.log("warn", &format!("storage {name}: cannot look for an earlier attempt: {error}")).await;
-                continue;
             }
-        };
-        if let (Some(artifact), Some(at)) = (&artifact, &manifest)
-            && let Ok(manifest) = pipeline::read_manifest(storage.as_ref(), at, &context.app.keys.identities).await
-            && manifest.head.backup_id == payload.backup_id
-            && storage::fingerprint(storage.as_ref(), artifact).await.is_ok_and(|stored| stored == manifest.head.stored)
-            && found.as_ref().is_none_or(|(first, _)| first.head.stored == manifest.head.stored)
-        {
-            let copy = Published {
-                storage: name.clone(),
-                artifact: artifact.clone(),
-                manifest: at.clone(),
-                read_back: ReadBack::Agreed,
-            };
-            found.get_or_insert_with(|| (manifest, Vec::new())).1.push(copy);
-        } else if (artifact.is_some() || manifest.is_some())
-            && let Err(error) = copies::remove(context, storage.as_ref(), &payload.key).await
-        {
-            if matches!(error, JobError::Stopped) {
-                return Err(error);
-            }
-            context.log("warn", &format!("storage {name}: cannot remove what an earlier attempt left: {error}")).await;
         }
     }
     Ok(found)
+}
+
+/// What an earlier attempt has left in a storage.
+enum Left {
+    Nothing,
+    /// The artifact with its manifest, and they agree.
+    Whole(Box<Manifest>, Published),
+    /// Proven to be of no use: a part is missing, or they do not agree. Also what cannot be opened because the key is not at hand: a dump
+    /// needs the public one only, and its name is taken.
+    Useless,
+}
+
+/// Fails when the storage does not let it be known.
+async fn left_in(
+    context: &JobContext,
+    payload: &ExportPayload,
+    name: &str,
+    storage: &dyn Storage,
+) -> Result<Left, storage::Error> {
+    let (artifact, at) = match (storage.find(&payload.key).await?, storage.find(&payload.key.manifest()).await?) {
+        (None, None) => return Ok(Left::Nothing),
+        (Some(artifact), Some(at)) => (artifact, at),
+        (Some(_), None) | (None, Some(_)) => return Ok(Left::Useless),
+    };
+    let is_proof = |error: &storage::Error| matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupt);
+    let manifest = match pipeline::read_manifest(storage, &at, &context.app.keys.identities).await {
+        Ok(manifest) if manifest.head.backup_id == payload.backup_id => manifest,
+        Err(ManifestError::Storage(error)) if !is_proof(&error) => return Err(error),
+        Ok(_) | Err(_) => return Ok(Left::Useless),
+    };
+    match storage::fingerprint(storage, &artifact).await {
+        Ok(stored) if stored == manifest.head.stored => {}
+        Err(error) if !is_proof(&error) => return Err(error),
+        Ok(_) | Err(_) => return Ok(Left::Useless),
+    }
+    let copy = Published { storage: name.to_owned(), artifact, manifest: at, read_back: ReadBack::Agreed };
+    Ok(Left::Whole(Box::new(manifest), copy))
 }
 
 /// Stores the manifest and reads it back in full.
@@ -392,19 +457,6 @@ async fn complete(context: &JobContext, manifest: &Manifest, copies: &Copies) ->
     let app = &context.app;
     let id = manifest.head.backup_id;
     let Copies { published, missing } = copies;
-    for (name, why) in missing {
-        if let (Missing::Failed(_), Some(storage)) = (why, app.storages.get(name))
-            && let Err(error) = copies::remove(context, storage.as_ref(), &manifest.head.key).await
-        {
-            if matches!(error, JobError::Stopped) {
-                return Err(error);
-            }
-            // Its copy is not good, so that `repair_copies` looks there again.
-            context
-                .log("warn", &format!("storage {name}: what was stored in part could not be removed: {error}"))
-                .await;
-        }
-    }
     let storage = published.first().map(|copy| copy.storage.as_str()).unwrap_or_default();
     let required = required_copies(app, published.len() + missing.len());
     let lacking = usize::try_from(required).unwrap_or_default().saturating_sub(published.len());

@@ -4,11 +4,12 @@
 //! What always holds: no job is given to two workers while its lease lives; of two workers that believe to hold a job only the
 //! one with the newest token can end it; at most one job of ours runs per project, and one `repair_copies` beside it.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgExecutor, PgPool, postgres::types::PgInterval};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::KNOWN_TYPES;
@@ -85,6 +86,8 @@ pub enum QueueError {
     NoSuchJob(String),
     #[error("the lease on job {0} was lost to another worker")]
     LeaseLost(JobId),
+    #[error("what only the holder of job {0} may do took too long and was given up")]
+    TooSlow(JobId),
     #[error("the idempotency key was used before for another request")]
     KeyReused,
     #[error("job {id} is {status} and can no longer be cancelled")]
@@ -202,7 +205,8 @@ pub async fn claim(pool: &PgPool, worker: &str, lease_for: Duration) -> Result<O
                WHERE status = 'in_progress' AND (lease_expires_at < now() OR lease_expires_at IS NULL) AND type = ANY($1)
                ORDER BY lease_expires_at NULLS FIRST LIMIT 1 FOR UPDATE SKIP LOCKED)
            UPDATE control_plane.jobs j
-           SET attempts = attempts + 1, lease_owner = $2, lease_token = $3, lease_expires_at = now() + $4, updated_at = now()
+           SET attempts = attempts + 1, lease_owner = $2, lease_token = $3, lease_expires_at = now() + $4,
+               started_at = coalesce(started_at, now()), updated_at = now()
            FROM next WHERE j.id = next.id
            RETURNING j.id, j.type AS "type", j.status, j.project_id, j.payload, j.result, j.progress, j.attempts, j.max_attempts, j.run_at,
                      j.lease_owner, j.cancel_requested, j.error_message, j.created_by, j.created_at, j.started_at, j.finished_at"#,
@@ -316,16 +320,68 @@ pub async fn fence(connection: &mut sqlx::PgConnection, lease: Lease) -> Result<
 }
 
 /// Does something outside the database that only the holder of the lease may do, such as deleting under a final name. Nobody else can take
-/// the job meanwhile: a claim skips the locked row. Keep it short.
-pub async fn while_held<T, E>(pool: &PgPool, lease: Lease, work: impl Future<Output = Result<T, E>>) -> Result<T, E>
+/// the job meanwhile: a claim skips the row, which a transaction locks. The transaction is touched while the work takes its time, so that
+/// the server does not end it as idle, and at the end it renews the lease, which nobody else could.
+///
+/// # Errors
+/// What the work says; [`QueueError::LeaseLost`] when the lease or the transaction is lost, and [`QueueError::TooSlow`] after two thirds of
+/// `lease_for`: then the work was dropped where it stood.
+pub async fn while_held<T, E>(
+    pool: &PgPool,
+    lease: Lease,
+    lease_for: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E>
 where
     E: From<QueueError>,
 {
     let mut transaction = db::begin(pool).await.map_err(QueueError::from)?;
     fence(&mut transaction, lease).await?;
-    let done = work.await;
-    transaction.rollback().await.map_err(QueueError::from)?;
+    let mut work = pin!(work);
+    // Renewals wait for the row, and are given up after three quarters of the lease.
+    let mut limit = pin!(sleep(lease_for * 2 / 3));
+    let tick = (lease_for / 4).min(LONGEST_IDLE);
+    let done = loop {
+        let touched = tokio::select! {
+            biased;
+            done = &mut work => break done,
+            () = &mut limit => {
+                // Not left to a drop, which would keep the row locked until the connection is back.
+                transaction.rollback().await.map_err(QueueError::from)?;
+                return Err(QueueError::TooSlow(lease.job).into());
+            }
+            () = sleep(tick) => timeout(tick, extend(&mut transaction, lease, lease_for)).await,
+        };
+        if !matches!(touched, Ok(Ok(()))) {
+            return Err(QueueError::LeaseLost(lease.job).into());
+        }
+    };
+    // What was done is done, whatever becomes of the transaction now.
+    let released = async {
+        extend(&mut transaction, lease, lease_for).await?;
+        Ok::<_, QueueError>(transaction.commit().await?)
+    };
+    if let Err(error) = released.await {
+        tracing::warn!(job = %lease.job, "cannot renew the lease after work under it: {error}");
+    }
     done
+}
+
+/// How long a transaction that locks a job's row is left alone: well below `idle_in_transaction_session_timeout`.
+const LONGEST_IDLE: Duration = Duration::from_secs(10);
+
+/// Renews the lease within the transaction that [locks](fence) its row.
+async fn extend(connection: &mut sqlx::PgConnection, lease: Lease, lease_for: Duration) -> Result<(), QueueError> {
+    let changed = sqlx::query!(
+        "UPDATE control_plane.jobs SET lease_expires_at = clock_timestamp() + $3::interval
+         WHERE id = $1 AND lease_token = $2 AND status = 'in_progress'",
+        lease.job.0,
+        lease.token.0,
+        interval(lease_for),
+    )
+    .execute(connection)
+    .await?;
+    held(changed.rows_affected(), lease)
 }
 
 /// What the job carries now: an attempt may have added to it since the claim.
@@ -406,8 +462,9 @@ fn held(rows: u64, lease: Lease) -> Result<(), QueueError> {
     if rows == 1 { Ok(()) } else { Err(QueueError::LeaseLost(lease.job)) }
 }
 
-/// Asks for a job to be cancelled: a waiting one ends at once, a running one is told at its next renewal (and by notification).
-/// The returned job shows which.
+/// Asks for a job to be cancelled: one that never began ends at once, a running one is told at its next renewal (and by notification), and
+/// one that waits for another attempt, or was handed back, is ended by a worker, which clears away what it has left. The returned job shows
+/// which.
 pub async fn request_cancel(connection: &mut sqlx::PgConnection, scope: &Scope, id: JobId) -> Result<Job, QueueError> {
     let job = get(&mut *connection, scope, id).await?;
     if job.is_final() {
@@ -417,9 +474,9 @@ pub async fn request_cancel(connection: &mut sqlx::PgConnection, scope: &Scope, 
         Job,
         r#"UPDATE control_plane.jobs
            SET cancel_requested = true, updated_at = now(),
-               status = CASE WHEN status = 'pending' AND attempts = 0 THEN 'cancelled' ELSE status END,
-               error_message = CASE WHEN status = 'pending' AND attempts = 0 THEN 'cancelled before it began' ELSE error_message END,
-               finished_at = CASE WHEN status = 'pending' AND attempts = 0 THEN now() END,
+               status = CASE WHEN status = 'pending' AND started_at IS NULL THEN 'cancelled' ELSE status END,
+               error_message = CASE WHEN status = 'pending' AND started_at IS NULL THEN 'cancelled before it began' ELSE error_message END,
+               finished_at = CASE WHEN status = 'pending' AND started_at IS NULL THEN now() END,
                -- What an earlier attempt has left is cleared away by a worker, now.
                run_at = CASE WHEN status = 'pending' THEN now() ELSE run_at END
            WHERE id = $1 AND status IN ('pending', 'in_progress')
@@ -474,6 +531,28 @@ pub async fn newest_about(
         backup.to_string(),
     )
     .fetch_optional(executor)
+    .await?)
+}
+
+/// The jobs of a type about one backup that have not ended.
+pub async fn open_about(
+    executor: impl PgExecutor<'_>,
+    job_type: JobType,
+    project_id: &str,
+    backup: BackupId,
+) -> Result<Vec<Job>, QueueError> {
+    Ok(sqlx::query_as!(
+        Job,
+        r#"SELECT id, type AS "type", status, project_id, payload, result, progress, attempts, max_attempts, run_at, lease_owner,
+                  cancel_requested, error_message, created_by, created_at, started_at, finished_at
+           FROM control_plane.jobs
+           WHERE type = $1 AND project_id = $2 AND payload -> 'request' ->> 'backup_id' = $3 AND status IN ('pending', 'in_progress')
+           ORDER BY created_at, id"#,
+        job_type.as_str(),
+        project_id,
+        backup.to_string(),
+    )
+    .fetch_all(executor)
     .await?)
 }
 

@@ -62,25 +62,35 @@ pub(super) async fn enqueue(
     put(connection, &context.app, backup, project_id, format!("repair:{backup}:job:{}", context.lease.job)).await
 }
 
-/// Puts a job into the queue for every backup with a copy that could be made; a key per backup and hour keeps it to one, however many
-/// workers look, so that a storage that was away for days gets its copies when it is back.
+/// How many jobs that nobody has begun may wait for copies.
+const AT_ONCE: i64 = 100;
+
+/// Puts jobs into the queue for backups with copies that could be made. A key per backup and period keeps it to one, however many workers
+/// look, so that a storage that was away for days gets its copies when it is back.
 pub async fn enqueue_due(app: &App) -> Result<(), JobError> {
-    let names: Vec<String> = app.storages.keys().cloned().collect();
-    let hour = app.clock.now().timestamp() / 3600;
-    let mut last = None;
-    for wanting in history::wanting_copies(&app.pool, &names).await? {
-        let most = app.storages.get(&wanting.storage).and_then(|storage| storage.limits().artifact);
-        // One that can never fit is not tried again.
-        let never_fits = most.is_some_and(|most| wanting.size.unsigned_abs() > most.0);
-        if never_fits || last == Some(wanting.backup_id) {
-            continue;
-        }
-        last = Some(wanting.backup_id);
+    // One that can never fit is not tried again.
+    let most =
+        |storage: &Arc<dyn Storage>| storage.limits().artifact.map_or(i64::MAX, |most| most.0.cast_signed().max(0));
+    let storages: Vec<(String, i64)> =
+        app.storages.iter().map(|(name, storage)| (name.clone(), most(storage))).collect();
+    let now = app.clock.now().timestamp();
+    for wanting in history::wanting_copies(&app.pool, &storages, AT_ONCE).await? {
         let id = BackupId(wanting.backup_id);
+        let hours = hours_between(wanting.tried);
+        let key = format!("repair:{id}:{hours}h:{}", now / (hours * 3600));
         let mut connection = app.pool.acquire().await?;
-        put(&mut connection, app, id, &wanting.project_id, format!("repair:{id}:{hour}")).await?;
+        put(&mut connection, app, id, &wanting.project_id, key).await?;
     }
     Ok(())
+}
+
+/// What has often failed is tried less often.
+fn hours_between(tried: i64) -> i64 {
+    match tried {
+        ..6 => 1,
+        6..12 => 6,
+        _ => 24,
+    }
 }
 
 async fn put(
@@ -130,7 +140,7 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let app = &context.app;
     let payload: Payload = context.payload()?;
     let backup = copies::find(app, payload.request.backup_id).await?;
-    let Some(backup) = backup.filter(|b| b.is(BackupStatus::Completed) || b.is(BackupStatus::Damaged)) else {
+    let Some(backup) = backup.filter(is_kept) else {
         return end_without(context, &payload).await;
     };
     let manifest = backup.manifest().ok_or_else(|| {
@@ -203,8 +213,29 @@ async fn begin(
     Ok(payload)
 }
 
+/// For a job that is given up: of a backup that is no longer kept, nothing is left behind.
+pub async fn clean_up(context: &JobContext) -> Result<(), JobError> {
+    let payload: Payload = context.payload()?;
+    match copies::find(&context.app, payload.request.backup_id).await? {
+        Some(backup) if is_kept(&backup) => Ok(()),
+        Some(_) | None => remove_unwritten(context, &payload).await,
+    }
+}
+
+fn is_kept(backup: &Backup) -> bool {
+    backup.is(BackupStatus::Completed) || backup.is(BackupStatus::Damaged)
+}
+
 /// The backup is gone, or is no longer one that is kept: what this job's attempts have stored and not written down is removed.
 async fn end_without(context: &JobContext, payload: &Payload) -> Result<(), JobError> {
+    remove_unwritten(context, payload).await?;
+    context.log("info", "the backup is no longer kept: nothing to repair").await;
+    let result = serde_json::json!({ "backup_id": payload.request.backup_id, "repaired": [] });
+    queue::end(&context.app.pool, context.lease, &Ending::Completed(&result)).await?;
+    Ok(())
+}
+
+async fn remove_unwritten(context: &JobContext, payload: &Payload) -> Result<(), JobError> {
     let id = payload.request.backup_id;
     if let Some(begun) = &payload.begun {
         let written = history::copies(&context.app.pool, &[id.0]).await?;
@@ -216,9 +247,6 @@ async fn end_without(context: &JobContext, payload: &Payload) -> Result<(), JobE
             }
         }
     }
-    context.log("info", "the backup is no longer kept: nothing to repair").await;
-    let result = serde_json::json!({ "backup_id": id, "repaired": [] });
-    queue::end(&context.app.pool, context.lease, &Ending::Completed(&result)).await?;
     Ok(())
 }
 
@@ -237,13 +265,9 @@ async fn repair(
         Lying::Bad(known) => {
             prove_a_source(context, backup, manifest, target).await?;
             copies::remove(context, target.storage.as_ref(), key).await?;
-            queue::while_held(&context.app.pool, context.lease, async {
-                for at in &known {
-                    target.storage.delete(at).await?;
-                }
-                Ok::<_, JobError>(())
-            })
-            .await?;
+            for at in &known {
+                copies::remove_at(context, target.storage.as_ref(), at).await?;
+            }
             copy_over(context, backup, manifest, target).await?
         }
     };
@@ -394,6 +418,15 @@ async fn copy_over(
         match pipeline::transfer(from, target.storage.as_ref(), new, manifest.head.stored, check, &report, stop).await {
             Ok((at, read_back)) => return Ok((at, read_back, Some(source.copy.storage))),
             Err(TransferError::Cancelled) => return Err(JobError::Stopped),
+            // Something lies there that may be neither looked at nor replaced.
+            Err(TransferError::Target(error))
+                if error.kind == ErrorKind::Exists && is_denied(target, manifest).await =>
+            {
+                return Err(JobError::fail(
+                    error.kind.code(),
+                    format!("{error:#}, and the key may not read what it is"),
+                ));
+            }
             // The name was taken meanwhile, by an earlier attempt's commit that came late: the next attempt takes it over or removes it.
             Err(TransferError::Target(error)) if matches!(error.kind, ErrorKind::Exists | ErrorKind::Corrupt) => {
                 return Err(JobError::retry(error.kind.code(), format!("{error:#}")));
@@ -406,6 +439,11 @@ async fn copy_over(
         }
     }
     Err(last)
+}
+
+/// Whether the storage's key may not look for the artifact.
+async fn is_denied(target: &Target<'_>, manifest: &Manifest) -> bool {
+    target.storage.find(&manifest.head.key).await.is_err_and(|error| error.kind == ErrorKind::Denied)
 }
 
 /// The caption that the backup was asked for with.
@@ -429,13 +467,10 @@ async fn manifest_beside(
         match pipeline::read_manifest_file(storage, &at).await {
             Ok(file) if file.head == manifest.head => return Ok(at),
             Err(ManifestError::Storage(error)) if error.kind.may_pass() => return Err(error.into()),
-            Ok(_) | Err(_) => {
-                queue::while_held(&context.app.pool, context.lease, async {
-                    storage.delete(&at).await?;
-                    Ok::<_, JobError>(())
-                })
-                .await?;
-            }
+            // Whoever may not read it does not know that it is wrong, and a newer program's is not ours to replace.
+            Err(ManifestError::Storage(error)) if error.kind == ErrorKind::Denied => return Err(error.into()),
+            Err(error @ ManifestError::Newer { .. }) => return Err(JobError::fail(error.code(), error)),
+            Ok(_) | Err(_) => copies::remove_at(context, storage, &at).await?,
         }
     }
     export_backup::publish_manifest(context, storage, manifest).await

@@ -189,7 +189,9 @@ impl From<QueueError> for RequestError {
             QueueError::AlreadyEnded { .. } => {
                 Self::conflict("job.ended", error.to_string(), "A job can be cancelled until it ends.")
             }
-            QueueError::LeaseLost(_) => Self::conflict("job.lease_lost", error.to_string(), "Look at the job again."),
+            QueueError::LeaseLost(_) | QueueError::TooSlow(_) => {
+                Self::conflict("job.lease_lost", error.to_string(), "Look at the job again.")
+            }
             QueueError::Database(error) => Self::Database(error),
         }
     }
@@ -534,6 +536,8 @@ pub async fn cancel(app: &App, caller: &Caller, id: JobId) -> Result<Job, Reques
         let DeletePayload { request, was } = serde_json::from_value(job.payload.clone())
             .map_err(|error| RequestError::Database(sqlx::Error::Decode(error.into())))?;
         history::set_status(&mut *transaction, request.backup_id, &was).await?;
+        // An earlier deletion may have taken copies.
+        history::settle_copies(&mut transaction, request.backup_id).await?;
         about = Some(request.backup_id);
     }
     let detail = serde_json::json!({ "job_id": id });

@@ -48,6 +48,10 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         context.check_stop()?;
         let seen = found.copy.clone();
         let (good, message) = match look_at(context, &manifest, &found, request.depth).await {
+            // A size says nothing about the bytes, so it clears no copy of what is known of it.
+            Ok(()) if request.depth == Depth::Head && !seen.is_good() => {
+                (Some(false), Some(format!("same size; known to be {}: verify with depth read", seen.status)))
+            }
             Ok(()) => (Some(true), None),
             Err(CopyFault::Damaged(reason)) => {
                 // Kept at once: the other copies may be out of reach for long.
@@ -124,7 +128,8 @@ async fn write(
     if history::hold_stored(&mut transaction, id).await? {
         // What is damaged was written when it was seen, and of what could not be read nothing is known.
         for finding in findings.iter().filter(|finding| finding.good == Some(true)) {
-            history::judge_copy(&mut *transaction, &finding.seen, CopyStatus::Good, None).await?;
+            let message = finding.seen.message.as_deref().filter(|_| depth == Depth::Head);
+            history::judge_copy(&mut *transaction, &finding.seen, CopyStatus::Good, message).await?;
         }
         let message = differences.first().map(String::as_str);
         history::verified(&mut *transaction, id, depth.as_str(), outcome == "verified", message).await?;

@@ -39,6 +39,7 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
     tokio::spawn(worker.clone().listen(background.clone()));
     tokio::spawn(worker.clone().give_signs_of_life(background.clone()));
     tokio::spawn(worker.clone().keep_house(background.clone()));
+    tokio::spawn(worker.clone().sweep(background.clone()));
     worker.work(&stop).await;
     if let Err(error) = queue::goodbye(&worker.app.pool, &worker.name).await {
         tracing::warn!("Worker: cannot say goodbye: {error}");
@@ -143,8 +144,7 @@ impl Worker {
         }
     }
 
-    /// What must be done though nobody asks: restores are tidied up after, failed deletions taken up again, missing copies made, and temporary
-    /// files of dead attempts removed.
+    /// What must be done though nobody asks: restores are tidied up after, failed deletions taken up again, and missing copies made.
     async fn keep_house(self, stop: CancellationToken) {
         let mut ticks = interval(Duration::from_secs(60));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -163,11 +163,27 @@ impl Worker {
                 tracing::warn!("Worker: cannot look for copies to make: {error}");
             }
             self.empty_outbox().await;
+        }
+    }
+
+    /// Removes temporary files of dead attempts. A storage may need long to tell what it has: nothing waits for it.
+    async fn sweep(self, stop: CancellationToken) {
+        let mut ticks = interval(Duration::from_secs(3_600));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return,
+            }
             // A living attempt has written within its own time limit; a day more is patience.
             let limit = Duration::from_secs(self.app.config.backup.timeout_seconds + 86_400);
             let before = SystemTime::from(self.app.clock.now()) - limit;
             for (name, storage) in &self.app.storages {
-                match storage.sweep_temporary(before).await {
+                let swept = tokio::select! {
+                    swept = storage.sweep_temporary(before) => swept,
+                    () = stop.cancelled() => return,
+                };
+                match swept {
                     Ok(0) => {}
                     Ok(removed) => tracing::info!("Worker: removed {removed} temporary files from storage {name}"),
                     Err(error) => tracing::warn!("Worker: cannot sweep storage {name}: {error}"),
@@ -254,12 +270,13 @@ impl Worker {
             .insert(context.lease.token, (context.lease.job, stop.clone()));
         let renewal = tokio::spawn(keep_lease(context.clone(), seen, self.lease_for()));
         let result = attempt(&context).await;
-        renewal.abort();
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&context.lease.token);
         match result {
             Ok(()) => tracing::info!(job = %context.lease.job, "{}: done", context.job.r#type),
+            // Clearing away may take longer than the lease.
             Err(error) => ending::settle(&context, error).await,
         }
+        renewal.abort();
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&context.lease.token);
     }
 }
 
@@ -272,8 +289,9 @@ async fn attempt(context: &JobContext) -> Result<(), JobError> {
     let handler = context.clone();
     let work = async move {
         match job_type {
-            JobType::ExportBackup if gave_up => export_backup::clean_up(&handler).await,
             JobType::RestoreBackup if gave_up => restore_backup::clean_up(&handler).await,
+            JobType::RepairCopies if gave_up => repair_copies::clean_up(&handler).await,
+            // What an export has left is looked after when its end is written.
             _ if gave_up => Ok(()),
             JobType::ExportBackup => return export_backup::run(&handler).await,
             JobType::RestoreBackup => return restore_backup::run(&handler).await,

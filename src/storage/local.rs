@@ -2,9 +2,12 @@
 //!
 //! An upload writes `.{file}.{attempt}.part` beside the final name, then: fsync, rename that does not overwrite, fsync of the
 //! directory. Files are read and written on threads that may block.
+//!
+//! While a program runs, a disk that is unmounted under it makes everything [`ErrorKind::Unavailable`]: what is missing then is not gone.
 
 mod beneath;
 mod direct;
+mod marker;
 
 use std::{
     fs::File,
@@ -24,6 +27,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use self::{
     beneath::{Entry, OnMissing},
     direct::DirectFile,
+    marker::MARKER,
 };
 use super::*;
 use crate::artifact::MANIFEST_SUFFIX;
@@ -42,10 +46,13 @@ const LONGEST_NAME: usize = 255;
 #[derive(Clone, Debug)]
 pub struct LocalStorage {
     root: PathBuf,
+    /// Whether the root has its [marker](marker), so that it is known again.
+    is_marked: bool,
 }
 
 impl LocalStorage {
-    /// Opens the directory, and makes it when it is missing.
+    /// Opens the directory, and makes it when it is missing. From then on it is known by its [marker](marker), which is made too: also in a
+    /// directory of an earlier version, and in an empty one. A disk that is not mounted at this moment is not noticed.
     pub async fn open(root: &Path) -> Result<Self, Error> {
         let root = root.to_owned();
         blocking(move || {
@@ -56,9 +63,37 @@ impl LocalStorage {
                 .mode(0o700)
                 .create(&root)
                 .map_err(|e| Error::from_io(context(), e))?;
-            Ok(Self { root })
+            let is_marked = marker::make(&root);
+            Ok(Self { root, is_marked })
         })
         .await
+    }
+
+    /// Fails when this is not the directory any more that was opened.
+    fn check(&self) -> Result<(), Error> {
+        marker::check(&self.root, self.is_marked)
+    }
+
+    /// The error of something below the root, where "missing" is said only while the root is the one that was opened.
+    fn fault(&self, context: impl Into<String>, errno: Errno) -> Error {
+        match (errno, self.check()) {
+            (Errno::NOENT, Err(gone)) => gone,
+            _ => fault(context, errno),
+        }
+    }
+
+    /// What is in one directory; nothing where it has gone meanwhile.
+    fn list(&self, path: &[String]) -> Result<(OwnedFd, Vec<Entry>), Error> {
+        let directory = beneath::directory(&self.root, path.iter().map(String::as_str), OnMissing::Fail);
+        let context = || format!("cannot list {}", self.root.join(path.join("/")).display());
+        let directory = directory.map_err(|e| self.fault(context(), e))?;
+        let mut entries = beneath::list(&directory).map_err(|e| self.fault(context(), e))?;
+        if path.is_empty() {
+            self.check()?;
+            // Belongs to the file system and to root alone.
+            entries.retain(|entry| !matches!(entry, Entry::Directory(name) if name == "lost+found"));
+        }
+        Ok((directory, entries))
     }
 }
 
@@ -80,6 +115,9 @@ fn fault(context: impl Into<String>, errno: Errno) -> Error {
 
 fn key_of(at: &Locator) -> Result<ArtifactName, Error> {
     match at {
+        Locator::Local { key } if key.as_str() == MARKER => {
+            Err(Error::new(ErrorKind::Invalid, "the locator names what marks the storage's directory"))
+        }
         Locator::Local { key } => Ok(key.clone()),
         Locator::Memory { .. } | Locator::S3 { .. } | Locator::Telegram { .. } => {
             Err(Error::new(ErrorKind::Invalid, "the locator belongs to a storage of another kind"))
@@ -95,19 +133,6 @@ fn parent(root: &Path, key: &ArtifactName, on_missing: OnMissing) -> Result<Owne
 
 fn child(path: &[String], name: String) -> Vec<String> {
     path.iter().cloned().chain([name]).collect()
-}
-
-/// What is in one directory; nothing where it has gone meanwhile.
-fn list(root: &Path, path: &[String]) -> Result<(OwnedFd, Vec<Entry>), Error> {
-    let directory = beneath::directory(root, path.iter().map(String::as_str), OnMissing::Fail);
-    let context = || format!("cannot list {}", root.join(path.join("/")).display());
-    let directory = directory.map_err(|e| fault(context(), e))?;
-    let mut entries = beneath::list(&directory).map_err(|e| fault(context(), e))?;
-    if path.is_empty() {
-        // Belongs to the file system and to root alone.
-        entries.retain(|entry| !matches!(entry, Entry::Directory(name) if name == "lost+found"));
-    }
-    Ok((directory, entries))
 }
 
 /// The name a file has until it is published. Long names are cut: what makes it unique is the attempt.
@@ -132,20 +157,20 @@ impl Storage for LocalStorage {
 
     async fn create(&self, new: NewObject<'_>) -> Result<Box<dyn Upload>, Error> {
         let NewObject { name, attempt, .. } = new;
-        if is_temporary(name.file_name()) {
-            let context = format!("cannot begin {name}: the name is reserved for temporary files");
+        if is_temporary(name.file_name()) || name.as_str() == MARKER {
+            let context = format!("cannot begin {name}: the name is reserved");
             return Err(Error::new(ErrorKind::Invalid, context));
         }
         self.begin(name, attempt).await.map(|upload| Box::new(upload) as Box<dyn Upload>)
     }
 
     async fn open(&self, at: &Locator, range: Option<ByteRange>) -> Result<ByteStream, Error> {
-        let (key, root) = (key_of(at)?, self.root.clone());
+        let (key, storage) = (key_of(at)?, self.clone());
         let name = key.clone();
         let (file, size) = blocking(move || {
-            parent(&root, &key, OnMissing::Fail)
+            parent(&storage.root, &key, OnMissing::Fail)
                 .and_then(|directory| beneath::open(&directory, key.file_name()))
-                .map_err(|errno| fault(format!("cannot read {key}"), errno))
+                .map_err(|errno| storage.fault(format!("cannot read {key}"), errno))
         })
         .await?;
         let (start, end) = match range {
@@ -167,12 +192,12 @@ impl Storage for LocalStorage {
     }
 
     async fn stat(&self, at: &Locator) -> Result<Stat, Error> {
-        let (key, root) = (key_of(at)?, self.root.clone());
+        let (key, storage) = (key_of(at)?, self.clone());
         blocking(move || {
-            parent(&root, &key, OnMissing::Fail)
+            parent(&storage.root, &key, OnMissing::Fail)
                 .and_then(|directory| beneath::size(&directory, key.file_name()))
                 .map(|bytes| Stat { bytes })
-                .map_err(|errno| fault(format!("cannot look at {key}"), errno))
+                .map_err(|errno| storage.fault(format!("cannot look at {key}"), errno))
         })
         .await
     }
@@ -187,15 +212,16 @@ impl Storage for LocalStorage {
     }
 
     async fn delete(&self, at: &Locator) -> Result<Deletion, Error> {
-        let (key, root) = (key_of(at)?, self.root.clone());
+        let (key, storage) = (key_of(at)?, self.clone());
         blocking(move || {
-            let outcome = parent(&root, &key, OnMissing::Fail).and_then(|directory| {
+            let outcome = parent(&storage.root, &key, OnMissing::Fail).and_then(|directory| {
                 beneath::size(&directory, key.file_name())?;
                 beneath::remove(&directory, key.file_name())?;
                 rustix::fs::fsync(&directory)
             });
             match outcome {
-                Ok(()) | Err(Errno::NOENT) => Ok(Deletion::Gone),
+                Ok(()) => Ok(Deletion::Gone),
+                Err(Errno::NOENT) => storage.check().map(|()| Deletion::Gone),
                 Err(errno) => Err(fault(format!("cannot delete {key}"), errno)),
             }
         })
@@ -231,12 +257,12 @@ impl Storage for LocalStorage {
     }
 
     async fn sweep_temporary(&self, modified_before: SystemTime) -> Result<u64, Error> {
-        let root = self.root.clone();
+        let storage = self.clone();
         blocking(move || {
             let mut removed = 0;
             let mut pending = vec![Vec::new()];
             while let Some(path) = pending.pop() {
-                let (directory, entries) = list(&root, &path)?;
+                let (directory, entries) = storage.list(&path)?;
                 for entry in entries {
                     match entry {
                         Entry::Directory(name) => pending.push(child(&path, name)),
@@ -267,9 +293,9 @@ impl Storage for LocalStorage {
         // One directory at a time, and only when asked for more.
         let walk = stream::unfold(vec![Vec::new()], move |mut pending| async move {
             let path: Vec<String> = pending.pop()?;
-            let root = self.root.clone();
+            let storage = self.clone();
             let listed = blocking(move || {
-                let (_, entries) = list(&root, &path)?;
+                let (_, entries) = storage.list(&path)?;
                 Ok((path, entries))
             })
             .await;
@@ -315,10 +341,11 @@ fn read_chunk(file: &File, at: u64, end: u64, name: &ArtifactName) -> Result<Byt
 
 impl LocalStorage {
     async fn begin(&self, name: &ArtifactName, attempt: LeaseToken) -> Result<LocalUpload, Error> {
-        let (name, root) = (name.clone(), self.root.clone());
+        let (name, storage) = (name.clone(), self.clone());
         blocking(move || {
             let context = || format!("cannot begin {name}");
-            let directory = parent(&root, &name, OnMissing::Make).map_err(|e| fault(context(), e))?;
+            storage.check()?;
+            let directory = parent(&storage.root, &name, OnMissing::Make).map_err(|e| fault(context(), e))?;
             match rustix::fs::statat(&directory, name.file_name(), rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => {}
                 Ok(_) => return Err(Error::new(ErrorKind::Exists, context())),

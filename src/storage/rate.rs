@@ -92,6 +92,10 @@ impl Storage for RateLimited {
         self.inner.s3_address(at)
     }
 
+    fn takes_plaintext(&self) -> bool {
+        self.inner.takes_plaintext()
+    }
+
     fn manifests(&self) -> BoxStream<'_, Result<Locator, Error>> {
         self.inner.manifests()
     }

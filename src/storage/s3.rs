@@ -53,6 +53,14 @@ const MOST_RESENDS: usize = 6;
 const UPLOADS: &str = "upload/";
 const PROBES: &str = "probe/";
 
+/// What is made of the answer that an object is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weight {
+    Look,
+    /// A backup counts as deleted.
+    Verdict,
+}
+
 /// A bucket, or what is below a prefix in it.
 #[derive(Clone)]
 pub struct S3Storage {
@@ -229,35 +237,50 @@ impl Bucket {
         Ok(meta)
     }
 
-    /// The same; `None` when it is not there.
-    async fn look(&self, object: &Path) -> Result<Option<ObjectMeta>, Trouble> {
-        match self.head(object).await {
-            Ok(meta) => Ok(Some(meta)),
-            Err(trouble) => match self.explained(trouble).await {
-                trouble if trouble.kind() == ErrorKind::NotFound => Ok(None),
-                trouble => Err(trouble),
-            },
+    /// The same; `None` when it is not there. To a key that may not list the whole bucket, Amazon denies what is missing: HEAD carries no
+    /// prefix, so a right to list with a condition on it does not count there. Then a list of this one name is asked.
+    /// Source: docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html.
+    async fn look(&self, object: &Path, weight: Weight) -> Result<Option<ObjectMeta>, Trouble> {
+        let trouble = match self.head(object).await {
+            Ok(meta) => return Ok(Some(meta)),
+            Err(trouble) => self.explained(trouble, weight).await,
+        };
+        match trouble.kind() {
+            ErrorKind::NotFound => Ok(None),
+            ErrorKind::Denied if !trouble.is_about_the_keys() && self.is_absent(object).await => Ok(None),
+            _ => Err(trouble),
         }
     }
 
+    /// Whether a list says that there is no such object. A key that may not list cannot say so.
+    async fn is_absent(&self, object: &Path) -> bool {
+        let listed = self.ask(self.quick.list_paginated(Some(object.as_ref()), PaginatedListOptions::default())).await;
+        listed.is_ok_and(|page| page.page_token.is_none() && page.result.objects.iter().all(|o| o.location != *object))
+    }
+
     /// What is behind a refusal of a look, whose answer has no body: a missing bucket is no missing object, and a wrong key is no missing
-    /// right. Asked until the bucket was seen once. To a key without the right to list, Amazon says "denied" instead of "not found".
-    async fn explained(&self, trouble: Trouble) -> Trouble {
+    /// right. Asked until the bucket was seen once, and whenever a deletion depends on it.
+    async fn explained(&self, trouble: Trouble, weight: Weight) -> Trouble {
         let is_bare = matches!(trouble.kind(), ErrorKind::NotFound | ErrorKind::Denied) && trouble.code().is_empty();
-        if !is_bare || self.was_seen.load(Ordering::Relaxed) {
+        let is_settled = match weight {
+            Weight::Look => self.was_seen.load(Ordering::Relaxed),
+            Weight::Verdict => trouble.kind() == ErrorKind::Denied && self.was_seen.load(Ordering::Relaxed),
+        };
+        if !is_bare || is_settled {
             return trouble;
         }
         let one = PaginatedListOptions { max_keys: Some(1), ..PaginatedListOptions::default() };
         let prefix = (!self.prefix.is_empty()).then_some(self.prefix.as_str());
         match self.ask(self.quick.list_paginated(prefix, one)).await {
             Err(other) if other.kind() == ErrorKind::Invalid || other.is_about_the_keys() => other,
+            Err(other) if weight == Weight::Verdict && other.kind().may_pass() => other,
             Ok(_) | Err(_) => trouble,
         }
     }
 
     /// Whether nothing has this name yet. Where the key may not look it is taken to be free: the service's own condition decides then.
     async fn is_free(&self, object: &Path, context: &str) -> Result<bool, Error> {
-        match self.look(object).await {
+        match self.look(object, Weight::Look).await {
             Ok(found) => Ok(found.is_none()),
             Err(trouble) if trouble.kind() == ErrorKind::Denied && !trouble.is_about_the_keys() => Ok(true),
             Err(trouble) => Err(trouble.told(context)),
@@ -331,7 +354,7 @@ impl Storage for S3Storage {
             Ok(answer) => answer,
             // An empty object has no range, which services tell in different ways.
             Err(trouble) if range.is_none() && trouble.may_be_about_the_range() => {
-                return match self.bucket.look(&object).await {
+                return match self.bucket.look(&object, Weight::Look).await {
                     Ok(Some(meta)) if meta.size == 0 => Ok(Box::pin(stream::empty())),
                     _ => Err(trouble.told(context)),
                 };
@@ -358,7 +381,7 @@ impl Storage for S3Storage {
 
     async fn stat(&self, at: &Locator) -> Result<Stat, Error> {
         let (object, context) = (self.bucket.located(at)?, format!("cannot look at {}", at.key()));
-        match self.bucket.look(&object).await {
+        match self.bucket.look(&object, Weight::Look).await {
             Ok(Some(meta)) => Ok(Stat { bytes: meta.size }),
             Ok(None) => Err(Error::new(ErrorKind::NotFound, context)),
             Err(trouble) => Err(trouble.told(context)),
@@ -367,8 +390,9 @@ impl Storage for S3Storage {
 
     async fn find(&self, name: &ArtifactName) -> Result<Option<Locator>, Error> {
         let object = self.bucket.object(name)?;
-        let found =
-            self.bucket.look(&object).await.map_err(|trouble| trouble.told(format!("cannot look for {name}")))?;
+        // Also asked to confirm a deletion.
+        let found = self.bucket.look(&object, Weight::Verdict).await;
+        let found = found.map_err(|trouble| trouble.told(format!("cannot look for {name}")))?;
         Ok(found.map(|_| self.bucket.locator(name.clone(), &object)))
     }
 
@@ -377,7 +401,7 @@ impl Storage for S3Storage {
         // In a bucket that keeps versions a deletion only adds a marker. Who may not look cannot know.
         let keeps_versions = match self.bucket.head(&object).await {
             Ok(meta) => is_versioned(&meta),
-            Err(trouble) => match self.bucket.explained(trouble).await {
+            Err(trouble) => match self.bucket.explained(trouble, Weight::Verdict).await {
                 trouble if trouble.kind() == ErrorKind::NotFound => {
                     return Ok(if trouble.is_delete_marker() { versions_of(&object) } else { Deletion::Gone });
                 }

@@ -240,7 +240,7 @@ impl Storage for TelegramStorage {
             self.chat.memory.put(note, &Leftover { key: key.clone(), chat_id, messages: ids.clone() }).await?;
         }
         self.pinned
-            .publish(|index| {
+            .publish(None, |index| {
                 if listed(index).is_none() {
                     return Ok(Change::None);
                 }

@@ -114,6 +114,24 @@ async fn a_verification_finds_the_bad_copy_and_has_it_made_good() {
 }
 
 #[tokio::test]
+async fn a_size_that_agrees_does_not_clear_a_copy_that_is_known_to_be_damaged() {
+    let scene = Scene::new(&QUICK[..1]).await;
+    let backup = scene.backup().await;
+    let good = scene.place("a").memory.peek(&key(&backup)).unwrap();
+    scene.place("a").memory.tamper(&key(&backup), Bytes::from(vec![7; good.len()]));
+    assert_eq!(scene.verify(&backup, Depth::Read).await.result.unwrap()["outcome"], "damaged");
+    let job = scene.verify(&backup, Depth::Head).await;
+    let result = job.result.unwrap();
+    assert_eq!((&result["outcome"], &result["copies"][0]["good"]), (&"damaged".into(), &false.into()));
+    assert_eq!(scene.statuses(&backup).await, rows(&[("a", "damaged")]));
+    assert_eq!(scene.look(&backup).await.status, "damaged");
+    // Its bytes do, when they are back.
+    scene.place("a").memory.tamper(&key(&backup), good);
+    assert_eq!(scene.verify(&backup, Depth::Read).await.result.unwrap()["outcome"], "verified");
+    assert_eq!(scene.statuses(&backup).await, rows(&[("a", "good")]));
+}
+
+#[tokio::test]
 async fn a_verification_answers_with_what_it_could_read_after_its_last_attempt() {
     let scene = Scene::new(&QUICK).await;
     let backup = scene.backup().await;

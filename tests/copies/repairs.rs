@@ -207,3 +207,56 @@ async fn a_damaged_copy_is_not_removed_while_no_good_one_can_be_read() {
     assert_eq!(scene.place("b").memory.peek(&key(&backup)), Some(other));
     assert_eq!(scene.look(&backup).await.status, "damaged");
 }
+
+/// Puts the backup's job back to the moment in which its worker was lost after the last byte, with so many attempts made.
+async fn lose_the_end(scene: &Scene, attempts: i32) -> holdfast::ids::JobId {
+    let pool = &scene.test.app.pool;
+    for sql in [
+        "DELETE FROM control_plane.backup_copies",
+        "UPDATE control_plane.backups SET status = 'in_progress', manifest = NULL",
+        "DELETE FROM control_plane.jobs WHERE type = 'repair_copies'",
+    ] {
+        pool.execute(sql).await.unwrap();
+    }
+    let id: uuid::Uuid = sqlx::query_scalar(
+        "UPDATE control_plane.jobs SET status = 'in_progress', attempts = $1, finished_at = NULL, result = NULL,
+             lease_token = gen_random_uuid(), lease_expires_at = now() - interval '1 second'
+         WHERE type = 'export_backup' RETURNING id",
+    )
+    .bind(attempts)
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    id.into()
+}
+
+#[tokio::test]
+async fn what_an_earlier_attempt_stored_is_not_removed_because_it_cannot_be_read_now() {
+    let scene = Scene::new(&QUICK).await;
+    let backup = scene.backup().await;
+    let job = lose_the_end(&scene, 1).await;
+    let (bytes, uploads) = (scene.place("a").memory.peek(&key(&backup)), scene.place("a").created());
+    scene.set("a", Fault::BreakRead(0, holdfast::storage::ErrorKind::Unavailable));
+    let job = scene.test.run(job).await;
+    assert_eq!((job.status.as_str(), job.attempts), ("completed", 2), "{:?}", job.error_message);
+    assert_eq!(scene.look(&backup).await.sha256, backup.sha256, "taken over from the other");
+    assert_eq!(scene.place("a").memory.peek(&key(&backup)), bytes, "it lies where it lay");
+    scene.set("a", Fault::None);
+    let repair = scene.repair().await;
+    assert_eq!(repair.status, "completed", "{:?}", repair.error_message);
+    assert_eq!(scene.statuses(&backup).await, rows(&[("a", "good"), ("b", "good")]));
+    assert_eq!(scene.place("a").created(), uploads, "and is taken over, not stored again");
+}
+
+#[tokio::test]
+async fn a_backup_whose_last_worker_was_lost_after_the_last_byte_is_completed_and_not_cleared_away() {
+    let scene = Scene::new(&QUICK).await;
+    let backup = scene.backup().await;
+    let job = lose_the_end(&scene, scene.test.app.config.worker.max_attempts).await;
+    let job = scene.test.run(job).await;
+    assert_eq!(job.status, "completed", "{:?}", job.error_message);
+    let now = scene.look(&backup).await;
+    assert!(now.is_complete() && now.sha256 == backup.sha256);
+    assert_eq!(scene.statuses(&backup).await, rows(&[("a", "good"), ("b", "good")]));
+    assert!(scene.place("a").holds(&key(&backup)) && scene.place("b").holds(&key(&backup)));
+}

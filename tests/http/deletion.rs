@@ -76,3 +76,53 @@ async fn a_pinned_or_unfinished_backup_is_not_deleted() {
     assert_eq!(api.count("SELECT count(*) FROM control_plane.jobs").await, 0);
     assert!(api.audit().await.is_empty());
 }
+
+#[tokio::test]
+async fn chats_and_their_messages_are_told_to_operators_alone() {
+    let api = TestApi::new().await;
+    let id = api.stored_backup("acme", &Bytes::from_static(b"x"), &["channel"]).await;
+    let path = format!("/api/backup/{id}");
+    let job = delete(&api, &path).await.data(202)["job_id"].as_str().unwrap().to_owned();
+    let remains = "messages 12–15, 17 of chat -1001234567890";
+    sqlx::query("UPDATE control_plane.backup_copies SET message = $1").bind(remains).execute(api.pool()).await.unwrap();
+    sqlx::query("UPDATE control_plane.jobs SET error_message = $1, result = jsonb_build_object('remains', jsonb_build_array($1))")
+        .bind(remains)
+        .execute(api.pool())
+        .await
+        .unwrap();
+    sqlx::query(
+        "INSERT INTO control_plane.project_logs (project_id, level, message, metadata)
+         VALUES ('acme', 'info', $1, jsonb_build_object('source', 'holdfast', 'job_id', $2::text))",
+    )
+    .bind(remains)
+    .bind(&job)
+    .execute(api.pool())
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO control_plane.backup_history (backup_id, project_id, event, actor, outcome, detail)
+         VALUES ($1::text::uuid, 'acme', 'deleted', 'dave', 'ok',
+                 jsonb_build_object('remains', $2::text, 'backup', jsonb_build_object('manifest', jsonb_build_object('large', true))))",
+    )
+    .bind(id.to_string())
+    .bind(remains)
+    .execute(api.pool())
+    .await
+    .unwrap();
+    let operator = Claims {
+        subject: "dave".to_owned(),
+        permissions: Permission::ALL.to_vec(),
+        project_ids: Vec::new(),
+        organization_id: None,
+        role: Role::Operator,
+    };
+    for place in [path.clone(), format!("{path}/history"), format!("/api/jobs/{job}"), format!("/api/jobs/{job}/logs")]
+    {
+        let told = api.get(&api.token(&operator), &place).await.data(200).to_string();
+        assert!(told.contains(remains), "{place}: {told}");
+        assert!(!told.contains("manifest\":{"), "{place}: {told}");
+        let told = api.get(&api.acme(), &place).await.data(200).to_string();
+        assert!(told.contains("messages [hidden], [hidden] of chat [hidden]"), "{place}: {told}");
+        assert!(!told.contains("1234567890") && !told.contains("12–15"), "{place}: {told}");
+    }
+}

@@ -5,7 +5,9 @@ use holdfast::{
     artifact::{BackupType, Sha256Digest},
     clock::Timestamp,
     history,
+    ids::JobId,
     integration::{BackupIntegration, BackupOptions, BackupResult, ForeignMetadata, RecordMetadata},
+    tenant::Caller,
 };
 use serde_json::json;
 
@@ -188,6 +190,19 @@ async fn one_external_id_is_one_record() {
     let beta = ForeignMetadata { project_id: "beta".to_owned(), ..foreign("1", "another file") };
     assert!(integration.record_in_database_only(beta, None).await.success);
     assert_eq!(scene.count("backups").await, 2);
+}
+
+#[tokio::test]
+async fn a_foreign_record_whose_backup_was_deleted_does_not_come_back() {
+    let scene = Scene::new().await;
+    let integration = scene.integration();
+    let first = integration.record_in_database_only(foreign("1", "BQAC"), None).await.database_record.unwrap();
+    let mut connection = scene.pool.acquire().await.unwrap();
+    history::bury(&mut connection, first.id, &Caller::system("test"), JobId::generate(), &json!({})).await.unwrap();
+    let again = integration.record_in_database_only(foreign("1", "BQAC"), None).await;
+    assert_eq!((code(&again), scene.count("backups").await), ("backup.deleted", 0));
+    // Another file is not the deleted one.
+    assert!(integration.record_in_database_only(foreign("1", "another file"), None).await.success);
 }
 
 #[tokio::test]

@@ -136,6 +136,10 @@ async fn a_server_that_is_not_there_keeps_no_file_from_the_chat() {
     let mut config = (*test.app.config).clone();
     config.database.url = Some(Secret::new("postgres://holdfast:canary@127.0.0.1:1/nowhere"));
     let integration = BackupIntegration::open(&config, "telegram").await.unwrap();
+    // A chat without an index may be one whose index was unpinned, which only the control plane can tell.
+    let refused = integration.send_to_telegram_only(file(b"x".to_vec())).await;
+    assert_eq!(refused.details.telegram_error.as_ref().unwrap().code, "storage.unavailable");
+    assert!(chat.integration(&test).await.send_and_record(file(b"first".to_vec())).await.success);
     // Of two dozen parts, each of which is remembered: asked every time, the server would be waited for a hundred times.
     let sending = integration.send_and_record(file(bytes(1_500_000)));
     let result = tokio::time::timeout(Duration::from_secs(60), sending).await.expect("no waiting for each part");

@@ -127,6 +127,8 @@ impl TestApp {
                 if path.is_dir() { waiting.push(path) } else { found.push(path) }
             }
         }
+        // What marks the directory is no stored file.
+        found.retain(|path| !path.ends_with(".holdfast-storage"));
         found.sort();
         found
     }

@@ -45,6 +45,8 @@ pub const BUCKET: &str = "backups-bucket";
 pub enum Mishap {
     /// It takes effect, and the connection ends without an answer.
     LoseAnswer,
+    /// It is on its way until [`S3Server::late_requests_arrive`], and the connection ends without an answer.
+    ComeLate,
     /// It does not take effect, and this is the answer.
     Answer(u16, &'static [(&'static str, &'static str)], &'static str),
 }
@@ -55,6 +57,7 @@ pub struct Control {
     denied: Mutex<Vec<(&'static str, &'static str)>>,
     mishaps: Mutex<VecDeque<(&'static str, Mishap)>>,
     seen: Mutex<Vec<&'static str>>,
+    late: Mutex<Vec<Request<axum::body::Bytes>>>,
     parts_now: AtomicUsize,
     parts_peak: AtomicUsize,
     parts_pass: watch::Sender<bool>,
@@ -128,6 +131,7 @@ impl S3Server {
             denied: Mutex::default(),
             mishaps: Mutex::default(),
             seen: Mutex::default(),
+            late: Mutex::default(),
             parts_now: AtomicUsize::new(0),
             parts_peak: AtomicUsize::new(0),
             parts_pass: watch::channel(true).0,
@@ -200,6 +204,19 @@ impl S3Server {
         });
         found.sort();
         found
+    }
+
+    /// Serves what came late, and gives the statuses.
+    pub async fn late_requests_arrive(&self) -> Vec<u16> {
+        let late = std::mem::take(&mut *self.control.late.lock().unwrap());
+        let mut statuses = Vec::new();
+        for request in late {
+            let answer = tower::Service::call(&mut self.service.clone(), request.map(Body::from)).await.unwrap();
+            statuses.push(answer.status().as_u16());
+            // The effect of some operations comes only with the body.
+            let _ = axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await;
+        }
+        statuses
     }
 
     /// Uploads that were begun and neither completed nor aborted.
@@ -299,6 +316,12 @@ async fn serve(
             response = response.header(*name, *value);
         }
         return Ok(response.body(Body::from(body))?);
+    }
+    if let Some((_, Mishap::ComeLate)) = mishap {
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await?;
+        control.late.lock().unwrap().push(Request::from_parts(parts, body));
+        return Err("the request is late".into());
     }
     let response = tower::Service::call(&mut service.clone(), request).await.map_err(|error| format!("{error:?}"))?;
     if let Some((_, Mishap::LoseAnswer)) = mishap {

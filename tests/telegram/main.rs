@@ -2,6 +2,7 @@
 
 mod chat;
 mod faults;
+mod ledgers;
 mod storing;
 #[path = "../support/telegram_stand_in/mod.rs"]
 mod telegram_stand_in;

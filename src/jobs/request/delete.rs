@@ -80,13 +80,14 @@ async fn stop_copying(
     project_id: &str,
     id: BackupId,
 ) -> Result<(), RequestError> {
-    let repair = queue::newest_about(&mut *transaction, JobType::RepairCopies, project_id, id).await?;
-    let Some(repair) = repair.filter(|job| !job.is_final()) else { return Ok(()) };
-    match queue::request_cancel(transaction, &caller.scope(), repair.job_id()).await {
-        // It was quicker.
-        Ok(_) | Err(QueueError::AlreadyEnded { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
+    for repair in queue::open_about(&mut *transaction, JobType::RepairCopies, project_id, id).await? {
+        match queue::request_cancel(&mut *transaction, &caller.scope(), repair.job_id()).await {
+            // It was quicker.
+            Ok(_) | Err(QueueError::AlreadyEnded { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(())
 }
 
 /// What stands against a deletion.

@@ -26,6 +26,7 @@ fn files(root: &Path) -> Vec<String> {
             files.push(entry.file_name().into_string().unwrap());
         }
     }
+    files.retain(|name| name != MARKER);
     files
 }
 
@@ -124,4 +125,48 @@ async fn a_large_upload_reads_back_whole() {
     let found = fingerprint(&storage, &at).await.unwrap();
     assert_eq!(found.bytes, parts * PART.0);
     assert_eq!(found.sha256.0, <[u8; 32]>::from(hasher.finalize()));
+}
+
+#[tokio::test]
+async fn on_a_disk_that_is_gone_nothing_is_known_to_be_missing() {
+    let (directory, storage) = storage().await;
+    let at = put_whole(&storage, &name("a/b.sql"), LeaseToken::generate(), Bytes::from_static(b"x")).await.unwrap();
+    let disk = directory.path().join("disk");
+    std::fs::rename(&storage.root, &disk).unwrap();
+    // No mount point, and then an empty one.
+    for is_left in [false, true] {
+        if is_left {
+            std::fs::create_dir(&storage.root).unwrap();
+        }
+        let created = storage.create(NewObject::new(&name("a/new.sql"), LeaseToken::generate())).await;
+        let listed = storage.manifests().try_collect::<Vec<_>>().await;
+        for error in [
+            storage.open(&at, None).await.err().unwrap(),
+            storage.stat(&at).await.unwrap_err(),
+            storage.find(at.key()).await.unwrap_err(),
+            storage.delete(&at).await.unwrap_err(),
+            storage.sweep_temporary(SystemTime::now()).await.unwrap_err(),
+            created.err().unwrap(),
+            listed.unwrap_err(),
+        ] {
+            assert_eq!((error.kind, error.hint()), (ErrorKind::Unavailable, Some("Is the disk mounted?")), "{error}");
+        }
+    }
+    std::fs::remove_dir(&storage.root).unwrap();
+    std::fs::rename(&disk, &storage.root).unwrap();
+    assert_eq!(storage.stat(&at).await.unwrap(), Stat { bytes: 1 });
+    assert_eq!(storage.delete(&at).await.unwrap(), Deletion::Gone);
+    assert_eq!(storage.find(at.key()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_directory_of_an_earlier_version_is_marked_and_the_marker_is_no_artifact() {
+    let (directory, storage) = storage().await;
+    std::fs::remove_file(storage.root.join(MARKER)).unwrap();
+    let reopened = LocalStorage::open(&directory.path().join("root")).await.unwrap();
+    assert!(reopened.is_marked && storage.root.join(MARKER).exists());
+    let at = Locator::Local { key: name(MARKER) };
+    assert_eq!(reopened.delete(&at).await.unwrap_err().kind, ErrorKind::Invalid);
+    let new = reopened.create(NewObject::new(&name(MARKER), LeaseToken::generate())).await;
+    assert_eq!(new.err().unwrap().kind, ErrorKind::Invalid);
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use object_store::{ObjectStore, PutMode, PutOptions, path::Path};
 
-use super::{Bucket, PROBES, S3Storage, UPLOADS, is_versioned};
+use super::{Bucket, PROBES, S3Storage, UPLOADS, Weight, is_versioned};
 use crate::{
     artifact::{ArtifactName, Fingerprint},
     byte_size::ByteSize,
@@ -98,7 +98,7 @@ async fn try_overwriting(storage: &S3Storage, at: &Locator, written: &Bytes, pro
 async fn try_deleting(storage: &S3Storage, at: &Locator, probe: &mut Probe) -> Result<(), Error> {
     let bucket = &storage.bucket;
     let object = bucket.located(at)?;
-    let keeps_versions = matches!(bucket.look(&object).await, Ok(Some(meta)) if is_versioned(&meta));
+    let keeps_versions = matches!(bucket.look(&object, Weight::Look).await, Ok(Some(meta)) if is_versioned(&meta));
     match bucket.remove(&object).await {
         Ok(()) => probe.seen.push("an object was deleted".to_owned()),
         Err(trouble) if trouble.kind() == ErrorKind::Denied && !trouble.is_about_the_keys() => {
@@ -122,7 +122,8 @@ async fn try_listing(storage: &S3Storage, probe: &mut Probe) -> Result<(), Error
     match storage.manifests().next().await {
         None | Some(Ok(_)) => probe.seen.push("the bucket was listed".to_owned()),
         Some(Err(error)) if error.kind == ErrorKind::Denied => probe.warnings.push(format!(
-            "the key may not list (s3:ListBucket): the catalogue cannot be rebuilt from the bucket; {DOCUMENTATION}"
+            "the key may not list (s3:ListBucket): the catalogue cannot be rebuilt from the bucket, and no deletion \
+             can be confirmed; {DOCUMENTATION}"
         )),
         Some(Err(error)) => return Err(error),
     }

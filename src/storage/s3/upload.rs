@@ -154,7 +154,18 @@ impl S3Upload {
             return Err(Error::new(ErrorKind::Exists, context).into());
         }
         lock.check().await?;
-        naming.give(&bucket, &self.object, self.total, &context).await
+        let given = naming.give(&bucket, &self.object, self.total, &context).await;
+        if let (Err(Unpublished { in_doubt: true, .. }), Naming::Complete { id, .. }) = (&given, &naming) {
+            // Under the lock: a request that is still on its way would else overwrite what another writes here later. What was completed
+            // before stays.
+            match bucket.abort(&self.object, id).await {
+                Ok(()) => self.forget(id).await,
+                Err(trouble) => {
+                    tracing::warn!(storage = bucket.storage_name, artifact = %self.name, %trouble, "an upload in doubt is left to the sweep");
+                }
+            }
+        }
+        given
     }
 
     /// Ends the upload by its id. What cannot be ended stays in the ledger.

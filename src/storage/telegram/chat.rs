@@ -17,7 +17,7 @@ use super::{
     client::{BotApi, Outgoing},
     fault::{CallError, Reason},
     memory::{IndexAt, Litter, Memory, Moved, Twin, Unclear},
-    pacing::Pacer,
+    pacing::{LONGEST_WAIT, Pacer, UNSAID},
     shapes::{ChatInfo, Document, Member, Message, RemoteFile, User},
 };
 use crate::{
@@ -30,9 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MOST_TRIES: u32 = 5;
 /// How often a document is sent whose fate is unclear.
 const MOST_SENDS: u32 = 3;
-/// How often a 429 is waited out in one call, and for how long at most; beyond it the job tries again later.
+/// How often a 429 is waited out in one call, altogether for [`LONGEST_WAIT`] at most.
 const MOST_WAITS: u32 = 5;
-const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 /// `deleteMessages` takes 1 to 100 identifiers: core.telegram.org/bots/api#deletemessages.
 const MOST_DELETED_AT_ONCE: usize = 100;
 
@@ -46,6 +45,13 @@ pub(super) struct Chat {
     current: Mutex<Option<i64>>,
     /// The newest message seen in the chat.
     newest: AtomicI64,
+}
+
+/// What one call has waited because of 429s.
+#[derive(Debug, Default)]
+struct Waits {
+    times: u32,
+    sum: Duration,
 }
 
 impl Chat {
@@ -65,7 +71,15 @@ impl Chat {
                 chat.map_err(|error| error.explain(format_args!("cannot find chat {name}")))?.id
             }
         };
-        let moved: Option<Moved> = self.memory.get(&format!("chat/{configured}")).await?;
+        let moved: Option<Moved> = match self.memory.get(&format!("chat/{configured}")).await {
+            Ok(moved) => moved,
+            // Should it have moved, the Bot API says so.
+            Err(error) if error.kind.may_pass() => {
+                tracing::warn!(%error, "whether the Telegram chat has moved is not known");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         let id = moved.map_or(configured, |moved| moved.now);
         self.become_chat(id);
         Ok(id)
@@ -108,6 +122,12 @@ impl Chat {
         Ok(())
     }
 
+    /// Whether it is remembered that one chat has become another.
+    pub async fn has_moved(&self, from: i64, to: i64) -> Result<bool, Error> {
+        let moved: Option<Moved> = self.memory.get(&format!("chat/{from}")).await?;
+        Ok(moved.is_some_and(|moved| moved.now == to))
+    }
+
     /// The newest message that this process has seen in the chat; 0 before the first.
     pub fn newest(&self) -> i64 {
         self.newest.load(Ordering::Relaxed)
@@ -131,7 +151,7 @@ impl Chat {
     ) -> Result<T, CallError> {
         let limit = self.api.timeout();
         let (mut spent, mut pause) = (Duration::ZERO, FIRST_PAUSE);
-        let (mut tries, mut waits) = (0, 0);
+        let (mut tries, mut waits) = (0, Waits::default());
         loop {
             let begun = Instant::now();
             let error = match self.api.call(method, &parameters, limit.saturating_sub(spent)).await {
@@ -142,7 +162,10 @@ impl Chat {
             tries += 1;
             *is_unclear |= matches!(error.reason, Reason::Unclear(_));
             match error.reason {
-                Reason::SlowDown(retry_after) if self.may_wait(retry_after, &mut waits) => self.pacer.wait().await,
+                Reason::SlowDown(retry_after) => match self.may_wait(retry_after, &mut waits) {
+                    Some(wait) => sleep(wait).await,
+                    None => return Err(error),
+                },
                 Reason::Moved(to) => {
                     self.follow(parameters["chat_id"].as_i64().unwrap_or_default(), to).await;
                     if tries >= MOST_TRIES || names_messages(&parameters) {
@@ -160,11 +183,13 @@ impl Chat {
         }
     }
 
-    /// Whether a 429 is waited out here.
-    fn may_wait(&self, retry_after: Option<Duration>, waits: &mut u32) -> bool {
+    /// How long a 429 is waited out here; `None`: the job tries again later. Others are held up either way.
+    fn may_wait(&self, retry_after: Option<Duration>, waits: &mut Waits) -> Option<Duration> {
+        let wait = retry_after.unwrap_or(UNSAID);
+        waits.times += 1;
+        waits.sum = waits.sum.saturating_add(wait);
         self.pacer.slow_down(retry_after);
-        *waits += 1;
-        *waits <= MOST_WAITS && retry_after.is_none_or(|wait| wait <= LONGEST_WAIT)
+        (waits.times <= MOST_WAITS && waits.sum <= LONGEST_WAIT).then_some(wait)
     }
 
     pub async fn me(&self) -> Result<User, CallError> {
@@ -196,15 +221,13 @@ impl Chat {
 
     /// Downloads what `getFile` told of; what else goes wrong than a 429 is for who knows what the bytes must be.
     pub async fn download(&self, file: &RemoteFile, expected: u64) -> Result<bytes::Bytes, CallError> {
-        let mut waits = 0;
+        let mut waits = Waits::default();
         loop {
-            match self.api.download(file, expected).await {
-                Err(CallError { reason: Reason::SlowDown(retry_after), .. })
-                    if self.may_wait(retry_after, &mut waits) =>
-                {
-                    self.pacer.wait().await;
-                }
-                outcome => return outcome,
+            let outcome = self.api.download(file, expected).await;
+            let Err(CallError { reason: Reason::SlowDown(retry_after), .. }) = &outcome else { return outcome };
+            match self.may_wait(*retry_after, &mut waits) {
+                Some(wait) => sleep(wait).await,
+                None => return outcome,
             }
         }
     }
@@ -220,9 +243,15 @@ impl Chat {
         self.ask::<bool>("unpinChatMessage", json!({ "chat_id": chat_id, "message_id": message_id })).await.map(drop)
     }
 
+    /// Waits for a turn to send.
+    async fn turn(&self, method: &'static str) -> Result<(), CallError> {
+        let outcome = self.pacer.turn().await;
+        outcome.map_err(|remaining| CallError { method, reason: Reason::SlowDown(Some(remaining)) })
+    }
+
     /// Forwards a message into the chat itself: the copy has a `file_id` of this bot's own, and tells what the original holds. Delete it.
     pub async fn forward(&self, from: i64, message_id: i64) -> Result<Message, CallError> {
-        self.pacer.turn().await;
+        self.turn("forwardMessage").await?;
         let to = self.current.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(from);
         let parameters =
             json!({ "chat_id": to, "from_chat_id": from, "message_id": message_id, "disable_notification": true });
@@ -323,17 +352,21 @@ impl Chat {
         let context = |chat_id: i64| format!("cannot send {} to Telegram chat {chat_id}", document.file_name);
         let bytes = document.bytes.len() as u64;
         let mut unclear: Option<Unclear> = None;
-        let (mut sends, mut waits, mut pause) = (0, 0, FIRST_PAUSE);
+        let (mut sends, mut waits, mut pause) = (0, Waits::default(), FIRST_PAUSE);
         loop {
-            self.pacer.turn().await;
+            self.turn("sendDocument").await.map_err(|error| error.explain(context(chat_id)))?;
             // Another may have become the writer meanwhile.
             held.check().await?;
             let error = match self.api.send_document(chat_id, document).await {
                 Ok(message) => {
-                    if let Some(unclear) = &unclear {
-                        self.settle(unclear, message.message_id).await;
-                    }
                     self.saw(message.message_id);
+                    if let Some(unclear) = &unclear
+                        && let Err(error) = self.settle(unclear, message.message_id).await
+                    {
+                        // What is written down would let the sweep take it for its own twin.
+                        self.discard(chat_id, &[message.message_id]).await;
+                        return Err(error);
+                    }
                     self.pacer.went_well();
                     return Ok((chat_id, message));
                 }
@@ -341,7 +374,8 @@ impl Chat {
             };
             sends += 1;
             match error.reason {
-                Reason::SlowDown(retry_after) if self.may_wait(retry_after, &mut waits) => sends -= 1,
+                // Its next turn comes after the wait.
+                Reason::SlowDown(retry_after) if self.may_wait(retry_after, &mut waits).is_some() => sends -= 1,
                 Reason::Moved(to) if sends < MOST_SENDS => {
                     self.follow(chat_id, to).await;
                     chat_id = to;
@@ -372,17 +406,12 @@ impl Chat {
     }
 
     /// A document arrived in the end: what lies between the message before it and this one may be its twin.
-    async fn settle(&self, unclear: &Unclear, arrived: i64) {
+    async fn settle(&self, unclear: &Unclear, arrived: i64) -> Result<(), Error> {
         let settled = Unclear { before: Some(arrived), ..unclear.clone() };
-        let outcome = async {
-            if arrived > unclear.after + 1 {
-                self.memory.put(&settled.ledger_key(), &settled).await?;
-            }
-            self.memory.remove(&unclear.ledger_key()).await
-        };
-        if let Err(error) = outcome.await {
-            tracing::warn!(%error, "an unclear message is not written down; the sweep looks at more than it must");
+        if arrived > unclear.after + 1 {
+            self.memory.put(&settled.ledger_key(), &settled).await?;
         }
+        self.memory.remove(&unclear.ledger_key()).await
     }
 
     /// What is pinned, when the answer to a pin was lost.

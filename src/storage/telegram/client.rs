@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use super::{
     fault::{CallError, DOWNLOAD, Reason},
+    pacing::MOST_BELIEVED,
     shapes::{Message, RemoteFile},
 };
 use crate::{
@@ -219,7 +220,7 @@ impl BotApi {
         if code == 429 {
             let header = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
             let seconds = parameters.and_then(|parameters| parameters.retry_after).or(header);
-            return Reason::SlowDown(seconds.map(Duration::from_secs));
+            return Reason::SlowDown(seconds.map(|seconds| Duration::from_secs(seconds).min(MOST_BELIEVED)));
         }
         if let Some(id) = parameters.and_then(|parameters| parameters.migrate_to_chat_id) {
             return Reason::Moved(id);

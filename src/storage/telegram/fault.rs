@@ -70,8 +70,9 @@ impl CallError {
     /// The storage error, with what can be done about it.
     pub fn explain(self, context: impl fmt::Display) -> Error {
         let (kind, said, hint) = match &self.reason {
-            Reason::Unreached(text) => (ErrorKind::Unavailable, text.clone(), Some("Check base_url and the network.")),
-            Reason::Unclear(text) => (ErrorKind::Unavailable, text.clone(), None),
+            Reason::Unreached(text) | Reason::Unclear(text) => {
+                (ErrorKind::Unavailable, text.clone(), Some("Check base_url and that this machine reaches it."))
+            }
             Reason::SlowDown(retry_after) => {
                 (ErrorKind::Throttled { retry_after: *retry_after }, "too many requests".to_owned(), None)
             }

@@ -20,7 +20,7 @@ use crate::{
 /// The version that this code writes; readers refuse newer ones.
 const VERSION: u32 = 1;
 /// What a document may grow to when it is decompressed: someone else may have written it.
-const LARGEST: ByteSize = ByteSize::mib(256);
+pub(super) const LARGEST: ByteSize = ByteSize::mib(256);
 
 /// All live objects of a chat, by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,7 +98,18 @@ impl Entry {
         self.first_message() == first && (first.is_none() || self.chat_id == chat_id)
     }
 
-    fn first_message(&self) -> Option<i64> {
+    /// Whether this message may be one of the object's: with a list, one of the parts, which lie before it.
+    pub fn may_hold(&self, chat_id: i64, message: i64) -> bool {
+        self.chat_id == chat_id
+            && match &self.place {
+                Place::Parts(parts) => parts.iter().any(|part| part.message_id == message),
+                Place::List { first_message_id, document } => {
+                    (*first_message_id..=document.message_id).contains(&message)
+                }
+            }
+    }
+
+    pub fn first_message(&self) -> Option<i64> {
         match &self.place {
             Place::Parts(parts) => parts.first().map(|part| part.message_id),
             Place::List { first_message_id, .. } => Some(*first_message_id),
@@ -153,9 +164,9 @@ impl Index {
         pack(&IndexDocument { holdfast_index: VERSION, chat_id, predecessor, content: Content::Parts(parts) })
     }
 
-    /// Reads a pinned document, or the concatenation of its parts. [`ErrorKind::Corrupt`] when it is no index, [`ErrorKind::Invalid`]
+    /// Reads a pinned document, or the concatenation of its parts, and for which chat it was made. [`ErrorKind::Corrupt`] when it is no index, [`ErrorKind::Invalid`]
     /// when a newer program wrote it.
-    pub fn decode(document: &[u8]) -> Result<Decoded, Error> {
+    pub fn decode(document: &[u8]) -> Result<(i64, Decoded), Error> {
         #[derive(Deserialize)]
         struct Versioned {
             holdfast_index: u32,
@@ -168,14 +179,15 @@ impl Index {
             return Err(Error::new(ErrorKind::Invalid, context).with_hint("Use a newer Holdfast."));
         }
         let document: IndexDocument = parse(&json)?;
-        Ok(match document.content {
+        let decoded = match document.content {
             Content::Objects(entries) => {
                 let mut index = Self::default();
                 entries.into_iter().for_each(|entry| index.insert(entry));
                 Decoded::Whole(index)
             }
             Content::Parts(parts) => Decoded::Cut(parts),
-        })
+        };
+        Ok((document.chat_id, decoded))
     }
 }
 
@@ -245,7 +257,7 @@ mod tests {
     #[test]
     fn an_index_reads_back_as_it_was_written() {
         let bytes = index().encode(-100, Some(7)).unwrap();
-        assert_eq!(Index::decode(&bytes).unwrap(), Decoded::Whole(index()));
+        assert_eq!(Index::decode(&bytes).unwrap(), (-100, Decoded::Whole(index())));
         let json: serde_json::Value = serde_json::from_slice(&unpack(&bytes).unwrap()).unwrap();
         assert_eq!(json["holdfast_index"], 1);
         assert_eq!(json["predecessor"], 7);
@@ -253,7 +265,7 @@ mod tests {
         assert_eq!(json["objects"][1]["list"]["message_id"], 9);
         assert_eq!(json["objects"][2]["parts"][0]["message_id"], 1);
         let cut = Index::encode_cut(-100, None, vec![part(1), part(2)]).unwrap();
-        assert_eq!(Index::decode(&cut).unwrap(), Decoded::Cut(vec![part(1), part(2)]));
+        assert_eq!(Index::decode(&cut).unwrap(), (-100, Decoded::Cut(vec![part(1), part(2)])));
         let list = PartList { key: "many".parse().unwrap(), parts: vec![part(2), part(3)] };
         assert_eq!(PartList::decode(&list.encode().unwrap()).unwrap(), list);
     }
@@ -286,7 +298,7 @@ mod tests {
         }
         let bytes = index.encode(-100, None).unwrap();
         assert!((bytes.len() as u64) < ByteSize::kib(400).0, "{}", bytes.len());
-        assert_eq!(Index::decode(&bytes).unwrap(), Decoded::Whole(index));
+        assert_eq!(Index::decode(&bytes).unwrap(), (-100, Decoded::Whole(index)));
     }
 
     #[test]

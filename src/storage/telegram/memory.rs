@@ -151,6 +151,24 @@ impl Memory {
         Ok(found.into_iter().find(|fact| fact.key == key).map(|fact| fact.value))
     }
 
+    /// Fails when the note of an upload is gone: a sweep has taken the upload for a dead one, and its parts are deleted.
+    pub async fn require_upload(&self, key: &str) -> Result<(), Error> {
+        match self.get::<UploadNote>(key).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => {
+                let context = "the upload is no longer written down: a sweep has taken its parts";
+                Err(Error::new(ErrorKind::NotFound, context)
+                    .with_hint("Sweep only what is older than the longest upload."))
+            }
+            // While the control plane is away, no sweep can ask it either.
+            Err(error) if error.kind.may_pass() => {
+                tracing::warn!(%error, "whether a sweep has taken an upload's parts is not known");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The facts whose keys begin with `prefix`. What cannot be read was written by a newer program, and is left to it.
     pub async fn list<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<Fact<T>>, Error> {
         let entries = self.ledger.list(&self.storage, prefix).await?;

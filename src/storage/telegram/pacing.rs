@@ -10,7 +10,11 @@ use tokio::time::{Instant, sleep_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// A wait when a 429 says nothing of how long.
-const UNSAID: Duration = Duration::from_secs(5);
+pub(super) const UNSAID: Duration = Duration::from_secs(5);
+/// What a 429 is believed at most: an absurd answer must not keep a chat shut for good.
+pub(super) const MOST_BELIEVED: Duration = Duration::from_secs(24 * 60 * 60);
+/// How far away a turn may be that is waited for; beyond it the job tries again later.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 /// At its slowest, a chat is written to this much slower than configured.
 const SLOWEST: u32 = 8;
 
@@ -55,21 +59,27 @@ impl Pacer {
         }
     }
 
-    /// Waits for a turn. Who is dropped while waiting has used it.
-    pub async fn turn(&self) {
-        let at = self.take_turn(Instant::now());
+    /// Waits for a turn. Who is dropped while waiting has used it. Fails with the time until the turn when that is beyond
+    /// [`LONGEST_WAIT`].
+    pub async fn turn(&self) -> Result<(), Duration> {
+        let at = self.take_turn(Instant::now())?;
         sleep_until(at).await;
+        Ok(())
     }
 
-    /// Gives the next turn, as seen at `now`.
-    fn take_turn(&self, now: Instant) -> Instant {
+    /// Gives the next turn, as seen at `now`. One that is too far away is not used up.
+    fn take_turn(&self, now: Instant) -> Result<Instant, Duration> {
         let mut state = self.state();
         let distance = self.distance(state.slowness);
         let ahead = if state.slowness == 1 { distance * (self.burst - 1) } else { Duration::ZERO };
         let earliest = state.used_until.checked_sub(ahead).unwrap_or(now);
         let at = earliest.max(state.not_before).max(now);
+        let away = at.duration_since(now);
+        if away > LONGEST_WAIT {
+            return Err(away);
+        }
         state.used_until = state.used_until.max(at) + distance;
-        at
+        Ok(at)
     }
 
     /// Everyone waits as long as a 429 asked, and goes on at half the pace.
@@ -79,7 +89,7 @@ impl Pacer {
 
     fn slow_down_at(&self, now: Instant, retry_after: Option<Duration>) {
         let mut state = self.state();
-        let until = now + retry_after.unwrap_or(UNSAID);
+        let until = now + retry_after.unwrap_or(UNSAID).min(MOST_BELIEVED);
         state.not_before = state.not_before.max(until);
         state.used_until = state.used_until.max(until);
         state.slowness = (state.slowness * 2).min(SLOWEST);
@@ -95,12 +105,6 @@ impl Pacer {
             state.calm = 0;
         }
     }
-
-    /// Waits for what a 429 asked, without using a turn.
-    pub async fn wait(&self) {
-        let until = self.state().not_before;
-        sleep_until(until).await;
-    }
 }
 
 #[cfg(test)]
@@ -112,7 +116,7 @@ mod tests {
         let mut now = begin;
         (0..count)
             .map(|_| {
-                now = pacer.take_turn(now);
+                now = pacer.take_turn(now).unwrap();
                 now - begin
             })
             .collect()
@@ -162,5 +166,16 @@ mod tests {
         assert_eq!(turns(&pacer, begin, 100), [Duration::ZERO; 100]);
         pacer.slow_down_at(begin, None);
         assert_eq!(turns(&pacer, begin, 2), [UNSAID, UNSAID]);
+    }
+
+    #[test]
+    fn a_turn_that_is_too_far_away_is_not_waited_for() {
+        let (pacer, begin) = new(20);
+        let day = Duration::from_secs(86_400);
+        pacer.slow_down_at(begin, Some(day));
+        assert_eq!(pacer.take_turn(begin), Err(day));
+        pacer.slow_down_at(begin, Some(Duration::from_secs(u64::MAX)));
+        assert_eq!(pacer.take_turn(begin), Err(day), "an absurd answer is believed for a day");
+        assert_eq!(pacer.take_turn(begin + day), Ok(begin + day));
     }
 }

@@ -10,7 +10,7 @@ use super::{
     client::Outgoing,
     documents::{MOST_READS, Spot, blocking},
     fault::{CallError, Reason},
-    index::{Decoded, Index},
+    index::{Decoded, Index, LARGEST},
     memory::IndexAt,
     names,
     shapes::ChatInfo,
@@ -131,15 +131,21 @@ impl Pinned {
         {
             return Ok(Loaded { index: Arc::clone(index), at: Some(cached.clone()) });
         }
-        let index = match self.fetch_decoded(&at).await? {
+        let (of, decoded) = self.fetch_decoded(&at).await?;
+        self.require_own(of, &at).await?;
+        let index = match decoded {
             Decoded::Whole(index) => index,
             Decoded::Cut(parts) => {
+                let bytes = parts.iter().fold(0u64, |sum, part| sum.saturating_add(part.fingerprint.bytes));
+                if bytes > LARGEST.0 {
+                    return Err(Error::new(ErrorKind::TooLarge, format!("an index of more than {LARGEST}")));
+                }
                 at.parts = parts.iter().map(|part| part.message_id).collect();
                 let mut whole = Vec::new();
                 for part in &parts {
                     whole.extend_from_slice(&self.chat.fetch(Spot::of_part(at.chat_id, part)).await?);
                 }
-                match decode(whole.into()).await? {
+                match decode(whole.into()).await?.1 {
                     Decoded::Whole(index) => index,
                     Decoded::Cut(_) => return Err(Error::new(ErrorKind::Corrupt, "an index that was cut twice")),
                 }
@@ -150,8 +156,20 @@ impl Pinned {
         Ok(Loaded { index, at: Some(at) })
     }
 
+    /// Refuses an index that was made for another chat: someone has forwarded it here. One of a group that became this chat is its own.
+    async fn require_own(&self, of: i64, at: &IndexAt) -> Result<(), Error> {
+        if of == at.chat_id || self.chat.has_moved(of, at.chat_id).await? {
+            return Ok(());
+        }
+        let context =
+            format!("the index in message {} of Telegram chat {} is that of chat {of}", at.message_id, at.chat_id);
+        let hint =
+            format!("Unpin it; if Holdfast has used this chat, pin the newest {} of its own again.", names::INDEX);
+        Err(Error::new(ErrorKind::Invalid, context).with_hint(hint))
+    }
+
     /// The pinned document. Its checksum is inside, so that bytes which were altered on the way are seen here, and asked for again.
-    async fn fetch_decoded(&self, at: &IndexAt) -> Result<Decoded, Error> {
+    async fn fetch_decoded(&self, at: &IndexAt) -> Result<(i64, Decoded), Error> {
         let mut reads = 1;
         loop {
             match decode(self.chat.fetch(Spot::of_index(at)).await?).await {
@@ -168,29 +186,89 @@ impl Pinned {
         *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = Some((at.clone(), Arc::clone(index)));
     }
 
-    /// Changes the index, as the only one who does. When this fails with an error that may pass, the change may have been made.
-    pub async fn publish(&self, change: impl Fn(&mut Index) -> Result<Change, Error>) -> Result<(), Error> {
+    /// Changes the index, as the only one who does; with a `note` only while that is still written down. When this fails with an error that
+    /// may pass, the change may have been made. `change` may be asked again, also about an index that has it already.
+    ///
+    /// The lock alone does not keep others out: it may be lost with its session, or another control plane may use the same chat. So the index
+    /// that is changed must still be the one in force just before the new one is pinned, and the new one must be in force afterwards.
+    pub async fn publish(
+        &self,
+        note: Option<&str>,
+        change: impl Fn(&mut Index) -> Result<Change, Error>,
+    ) -> Result<(), Error> {
+        let mut was_pinned = false;
         for _ in 0..MOST_TRIES {
-            let chat_id = self.chat.id().await?;
-            let mut held = self.chat.memory.hold(chat_id).await?;
-            let loaded = self.load().await?;
-            let mut index = (*loaded.index).clone();
-            if change(&mut index)? == Change::None {
-                return Ok(());
+            match self.publish_once(note, &change, &mut was_pinned).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // What an index named that was pinned may still be live: nobody may take it for refused.
+                Err(error) if was_pinned && !error.kind.may_pass() => {
+                    let context = "whether an index that was pinned is in force is not known";
+                    return Err(Error::new(ErrorKind::Unavailable, context).with_source(error));
+                }
+                Err(error) => return Err(error),
             }
-            let index = Arc::new(index);
-            let before = loaded.at.as_ref();
-            let Some(at) = self.send(&mut held, chat_id, &index, before).await? else { continue };
-            self.pin(&at, before).await?;
-            self.keep(&at, &index);
-            // What is pinned counts; what is remembered is for the day when someone takes the pin away.
-            match self.chat.memory.put(&ledger_key(chat_id), &at).await {
-                Ok(()) => self.retire(before).await,
-                Err(error) => tracing::warn!(%error, "the new index is not remembered; the one before it stays"),
-            }
-            return Ok(());
         }
-        Err(Error::new(ErrorKind::Unavailable, "the Telegram chat moved while its index was written"))
+        Err(Error::new(ErrorKind::Unavailable, "the Telegram chat or its index changed while an index was written"))
+    }
+
+    /// One try; `false`: the chat moved, or someone else published. Notes whether an index with the change was pinned.
+    async fn publish_once(
+        &self,
+        note: Option<&str>,
+        change: &impl Fn(&mut Index) -> Result<Change, Error>,
+        was_pinned: &mut bool,
+    ) -> Result<bool, Error> {
+        let chat_id = self.chat.id().await?;
+        let mut held = self.chat.memory.hold(chat_id).await?;
+        let loaded = self.load().await?;
+        let mut index = (*loaded.index).clone();
+        if change(&mut index)? == Change::None {
+            return Ok(true);
+        }
+        if let Some(note) = note {
+            self.chat.memory.require_upload(note).await?;
+        }
+        let index = Arc::new(index);
+        let before = loaded.at.as_ref();
+        let Some(at) = self.send(&mut held, chat_id, &index, before).await? else { return Ok(false) };
+        let unchanged = async {
+            held.check().await?;
+            self.is_in_force(before).await
+        };
+        let unchanged = unchanged.await;
+        if !matches!(unchanged, Ok(true)) {
+            self.chat.discard(at.chat_id, &at.messages()).await;
+            unchanged?;
+            tracing::warn!(chat_id, "someone else has published an index; the change is made again");
+            return Ok(false);
+        }
+        self.pin(&at, before).await?;
+        *was_pinned = true;
+        self.keep(&at, &index);
+        // What is pinned counts; what is remembered is for the day when someone takes the pin away.
+        let remembered = self.chat.memory.put(&ledger_key(chat_id), &at).await;
+        let in_force = self.is_in_force(Some(&at)).await;
+        if !matches!(in_force, Ok(true)) {
+            for index in [Some(&at), before].into_iter().flatten() {
+                self.chat.leave_to_sweep(index.chat_id, &index.messages()).await;
+            }
+            in_force?;
+            tracing::warn!(chat_id, "someone else has pinned another index; the change is made again");
+            return Ok(false);
+        }
+        match remembered {
+            Ok(()) => self.retire(before).await,
+            Err(error) => tracing::warn!(%error, "the new index is not remembered; the one before it stays"),
+        }
+        Ok(true)
+    }
+
+    /// Whether the index in force is this one.
+    async fn is_in_force(&self, index: Option<&IndexAt>) -> Result<bool, Error> {
+        let now = self.in_force(&self.chat.info().await?).await?;
+        let place = |at: &IndexAt| (at.chat_id, at.message_id);
+        Ok(now.as_ref().map(place) == index.map(place))
     }
 
     /// Sends the index and reads it back. `None`: the chat moved, and what was sent is discarded.
@@ -323,6 +401,6 @@ fn is_unclear(error: &CallError) -> bool {
     matches!(error.reason, Reason::Unclear(_) | Reason::Unreached(_) | Reason::SlowDown(_))
 }
 
-async fn decode(document: Bytes) -> Result<Decoded, Error> {
+async fn decode(document: Bytes) -> Result<(i64, Decoded), Error> {
     blocking(move || Index::decode(&document)).await
 }

@@ -147,7 +147,7 @@ impl TelegramStorage {
     /// Publishes the index as it is, the way every backup does, and finds it again through the chat alone.
     async fn try_pinning(&self, probe: &mut Probe) -> Result<(), Error> {
         let was_there = self.pinned.load().await?.at.is_some();
-        self.pinned.publish(|_| Ok(Change::Made)).await?;
+        self.pinned.publish(None, |_| Ok(Change::Made)).await?;
         let info = self.chat.info().await?;
         let found = info.pinned_message.and_then(|message| message.document).and_then(|document| document.file_name);
         if !was_there {

@@ -6,13 +6,13 @@ use std::time::SystemTime;
 use super::{
     TelegramStorage,
     chat::describe,
-    index::Index,
-    memory::{Leftover, Litter, Twin, Unclear, UploadNote},
+    index::Place,
+    memory::{Fact, Leftover, Litter, Twin, Unclear, UploadNote},
     names,
     pinned::Loaded,
     shapes::Message,
 };
-use crate::storage::Error;
+use crate::storage::{Error, Locator};
 
 /// How many messages are looked at for one lost answer: each look is a forwarded copy, which takes its turn among the messages.
 const MOST_LOOKED_AT: i64 = 30;
@@ -33,47 +33,81 @@ impl TelegramStorage {
         if !written.chain(litter.iter().map(|fact| fact.written_at)).any(is_due) {
             return Ok(0);
         }
-        let Loaded { index, at } = self.pinned.load().await?;
         let mut removed = 0;
+        // What is wrong with one of them is no reason to leave the others.
+        let mut count = |key: &str, outcome: Result<u64, Error>| match outcome {
+            Ok(messages) => removed += messages,
+            Err(error) => tracing::warn!(key, %error, "what an upload or a lost answer left is not swept"),
+        };
         for fact in litter.into_iter().filter(|fact| is_due(fact.written_at)) {
-            let Litter { chat_id, mut messages } = fact.value;
-            if let Some(at) = at.as_ref().filter(|at| at.chat_id == chat_id) {
-                let in_force = at.messages();
-                messages.retain(|message| !in_force.contains(message));
-            }
-            removed += self.clear(chat_id, &messages).await?;
-            memory.remove(&fact.key).await?;
+            count(&fact.key, self.clear(fact.value.chat_id, &fact.value.messages, &fact.key).await);
         }
         for fact in deletions.into_iter().filter(|fact| is_due(fact.written_at)) {
-            let Leftover { key, chat_id, messages } = &fact.value;
-            if !is_live(&index, key, *chat_id, messages) {
-                removed += self.clear(*chat_id, messages).await?;
-            }
-            memory.remove(&fact.key).await?;
+            count(&fact.key, self.clear(fact.value.chat_id, &fact.value.messages, &fact.key).await);
         }
         for fact in uploads.into_iter().filter(|fact| is_due(fact.written_at)) {
-            let note = &fact.value;
-            if !is_live(&index, &note.key, note.chat_id, &note.messages) {
-                let found = self.rest_of(note).await?;
-                removed += self.clear(note.chat_id, &found).await?;
-            }
-            memory.remove(&fact.key).await?;
+            count(&fact.key, self.clear_upload(&fact).await);
         }
         for fact in unclear.into_iter().filter(|fact| is_due(fact.written_at)) {
-            let found = self.twins_of(&fact.value).await?;
-            removed += self.clear(fact.value.chat_id, &found).await?;
-            memory.remove(&fact.key).await?;
+            count(&fact.key, self.clear_twins(&fact).await);
         }
         Ok(removed)
     }
 
-    /// Deletes messages; those that are too old are said, once.
-    async fn clear(&self, chat_id: i64, messages: &[i64]) -> Result<u64, Error> {
-        let left = self.chat.delete(chat_id, messages).await?;
+    /// Deletes messages, except those that are live, and forgets the fact `key` that told of them. As the only writer, so that nothing
+    /// becomes live meanwhile. Messages that are too old are said, once.
+    async fn clear(&self, chat_id: i64, messages: &[i64], key: &str) -> Result<u64, Error> {
+        let mut held = self.chat.memory.hold(self.chat.id().await?).await?;
+        let dead = self.without_live(&self.pinned.load().await?, chat_id, messages).await?;
+        held.check().await?;
+        let left = self.chat.delete(chat_id, &dead).await?;
         if !left.is_empty() {
             tracing::warn!("too old to be deleted by a bot, and of no use: {}", describe(chat_id, &left));
         }
-        Ok((messages.len() - left.len()) as u64)
+        self.chat.memory.remove(key).await?;
+        Ok((dead.len() - left.len()) as u64)
+    }
+
+    /// The messages that neither are the index in force nor belong to an object that it lists.
+    async fn without_live(&self, loaded: &Loaded, chat_id: i64, messages: &[i64]) -> Result<Vec<i64>, Error> {
+        let mut dead = messages.to_vec();
+        if let Some(at) = loaded.at.as_ref().filter(|at| at.chat_id == chat_id) {
+            let in_force = at.messages();
+            dead.retain(|message| !in_force.contains(message));
+        }
+        for entry in loaded.index.entries() {
+            if !dead.iter().any(|message| entry.may_hold(chat_id, *message)) {
+                continue;
+            }
+            let mut live = Vec::new();
+            if let Place::List { document, .. } = &entry.place {
+                live.push(document.message_id);
+            }
+            if let Locator::Telegram { messages, .. } = self.locator(entry).await? {
+                live.extend(messages.iter().map(|part| part.message_id));
+            }
+            dead.retain(|message| !live.contains(message));
+        }
+        Ok(dead)
+    }
+
+    /// Clears a dead upload away. Its note goes first: an upload that is not dead after all does not become visible without it.
+    async fn clear_upload(&self, fact: &Fact<UploadNote>) -> Result<u64, Error> {
+        let note = &fact.value;
+        let found = self.rest_of(note).await?;
+        let litter = Litter { chat_id: note.chat_id, messages: found };
+        {
+            // Not between an upload's look for its note and its writing it anew.
+            let _held = self.chat.memory.hold(self.chat.id().await?).await?;
+            self.chat.memory.put(&litter.ledger_key(), &litter).await?;
+            self.chat.memory.remove(&fact.key).await?;
+        }
+        self.clear(litter.chat_id, &litter.messages, &litter.ledger_key()).await
+    }
+
+    async fn clear_twins(&self, fact: &Fact<Unclear>) -> Result<u64, Error> {
+        let found = self.twins_of(&fact.value).await?;
+        self.clear(fact.value.chat_id, &found, &fact.key).await
     }
 
     /// The messages of a dead upload: those it knew, and those after them that it did not live to know.
@@ -113,10 +147,6 @@ impl TelegramStorage {
             error.explain(format_args!("cannot look at message {message_id} of Telegram chat {chat_id}"))
         })
     }
-}
-
-fn is_live(index: &Index, key: &crate::artifact::ArtifactName, chat_id: i64, messages: &[i64]) -> bool {
-    index.get(key).is_some_and(|entry| entry.begins_at(chat_id, messages))
 }
 
 /// Whether message `id` is one that arrived unseen; `copy` is a copy of it.

@@ -103,17 +103,20 @@ impl TelegramUpload {
         let document = Outgoing { file_name, caption: names::caption(words, self.key.as_str(), &mark), bytes };
         let (arrived_in, part) = {
             let mut held = chat.memory.hold(chat_id).await?;
-            chat.put(&mut held, &document, &mark).await?
+            chat.memory.require_upload(&note.ledger_key()).await?;
+            let (arrived_in, part) = chat.put(&mut held, &document, &mark).await?;
+            if note.messages.is_empty() {
+                note.chat_id = arrived_in;
+            } else if arrived_in != note.chat_id {
+                chat.discard(arrived_in, &[part.message_id]).await;
+                let context =
+                    format!("cannot store {}: Telegram chat {} has become {arrived_in}", self.key, note.chat_id);
+                return Err(Error::new(ErrorKind::Unavailable, context));
+            }
+            note.messages.push(part.message_id);
+            chat.memory.put(&note.ledger_key(), &*note).await?;
+            (arrived_in, part)
         };
-        if note.messages.is_empty() {
-            note.chat_id = arrived_in;
-        } else if arrived_in != note.chat_id {
-            chat.discard(arrived_in, &[part.message_id]).await;
-            let context = format!("cannot store {}: Telegram chat {} has become {arrived_in}", self.key, note.chat_id);
-            return Err(Error::new(ErrorKind::Unavailable, context));
-        }
-        note.messages.push(part.message_id);
-        chat.memory.put(&note.ledger_key(), &*note).await?;
         // Whether what this bot sends can be read back at all is known after its first document.
         if !self.storage.proven.load(Ordering::Relaxed) {
             chat.fetch(Spot::of_part(arrived_in, &part)).await?;
@@ -147,14 +150,17 @@ impl TelegramUpload {
             }
         };
         let entry = Entry::new(self.key.clone(), self.bytes, chat_id, place);
+        let note = self.note.as_ref().map(UploadNote::ledger_key);
         self.storage
             .pinned
-            .publish(|index| {
-                if index.get(&entry.key).is_some() {
-                    return Err(Error::new(ErrorKind::Exists, format!("cannot publish {}", entry.key)));
+            .publish(note.as_deref(), |index| match index.get(&entry.key) {
+                // Of an earlier try, which another index has taken over.
+                Some(known) if *known == entry && entry.first_message().is_some() => Ok(Change::None),
+                Some(_) => Err(Error::new(ErrorKind::Exists, format!("cannot publish {}", entry.key))),
+                None => {
+                    index.insert(entry.clone());
+                    Ok(Change::Made)
                 }
-                index.insert(entry.clone());
-                Ok(Change::Made)
             })
             .await?;
         Ok(entry.locator(Some(self.parts.clone())))
