@@ -22,7 +22,7 @@ const MAX_ATTEMPTS: i32 = 3;
 impl BackupIntegration {
     /// Queues a job, like a row that the platform inserts into `control_plane.jobs` itself, but checked: a payload that no worker could read and
     /// an unknown project are refused. The payload of `export_backup` has a `project_id` and whatever else `POST /api/backup/export` takes; the
-    /// others (a `backup_id` to restore or verify, a `restore_job_id` to undo) need an integration that was made from an [`App`].
+    /// others (a `backup_id` to restore or verify, a `restore_job_id` to undo) need an integration that was made from an [`App`](crate::app::App).
     ///
     /// # Errors
     /// See above; or the database is not reached. Then nothing is queued.

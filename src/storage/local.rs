@@ -51,7 +51,7 @@ pub struct LocalStorage {
 }
 
 impl LocalStorage {
-    /// Opens the directory, and makes it when it is missing. From then on it is known by its [marker](marker), which is made too: also in a
+    /// Opens the directory, and makes it when it is missing. From then on it is known by its marker, which is made too: also in a
     /// directory of an earlier version, and in an empty one. A disk that is not mounted at this moment is not noticed.
     pub async fn open(root: &Path) -> Result<Self, Error> {
         let root = root.to_owned();

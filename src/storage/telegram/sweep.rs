@@ -33,11 +33,16 @@ impl TelegramStorage {
         if !written.chain(litter.iter().map(|fact| fact.written_at)).any(is_due) {
             return Ok(0);
         }
-        let mut removed = 0;
-        // What is wrong with one of them is no reason to leave the others.
+        let (mut removed, mut passing) = (0, None);
+        // What is wrong with one of them is no reason to leave the others. A chat that is out of reach for good is no reason to fail, either.
         let mut count = |key: &str, outcome: Result<u64, Error>| match outcome {
             Ok(messages) => removed += messages,
-            Err(error) => tracing::warn!(key, %error, "what an upload or a lost answer left is not swept"),
+            Err(error) => {
+                tracing::warn!(key, %error, "what an upload or a lost answer left is not swept");
+                if error.kind.may_pass() {
+                    passing.get_or_insert(error);
+                }
+            }
         };
         for fact in litter.into_iter().filter(|fact| is_due(fact.written_at)) {
             count(&fact.key, self.clear(fact.value.chat_id, &fact.value.messages, &fact.key).await);
@@ -51,7 +56,10 @@ impl TelegramStorage {
         for fact in unclear.into_iter().filter(|fact| is_due(fact.written_at)) {
             count(&fact.key, self.clear_twins(&fact).await);
         }
-        Ok(removed)
+        match passing {
+            None => Ok(removed),
+            Some(error) => Err(error),
+        }
     }
 
     /// Deletes messages, except those that are live, and forgets the fact `key` that told of them. As the only writer, so that nothing
