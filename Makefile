@@ -1,6 +1,6 @@
 # What people run. `make demo` and `make test` work on a fresh Debian or Ubuntu with Rust.
 
-.PHONY: demo demo-telegram test test-slow test-versions bench regenerate check-licenses setup
+.PHONY: demo demo-telegram test test-slow test-versions bench bench-api bench-schedule regenerate check-licenses setup
 
 # A debug build: there sooner than a release build (from nothing 4 min 40 s on two cores). The dependencies, which do the heavy work,
 # are optimised in it as well (`profile.dev.package` in Cargo.toml).
@@ -25,6 +25,14 @@ test-versions: setup
 bench:
 	@scripts/setup bench
 	@cargo bench --locked --bench backup -- $(BENCH_ARGS)
+
+# What one tick of the scheduler costs with 10,000 projects, and how their starts are spread.
+bench-schedule: setup
+	@cargo bench --locked --bench schedule
+
+# The API with a million backups: HOLDFAST_BENCH_BACKUPS, HOLDFAST_BENCH_SECONDS and more make it shorter (benches/api/main.rs).
+bench-api: setup
+	@cargo bench --locked --bench api -- $(BENCH_ARGS)
 
 regenerate: setup
 	@scripts/regenerate

@@ -1,9 +1,12 @@
 //! What every part of a running Holdfast shares: configuration, the control plane's pool, storages, tools and keys.
 
+mod storages;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use sqlx::PgPool;
 
+pub use self::storages::Storages;
 use crate::{
     catalog::{self, CatalogError, Project},
     clock::Clock,
@@ -12,7 +15,7 @@ use crate::{
     history::PgLedger,
     keyring::Keyring,
     postgres::{connect::ConnectInfo, tools::Tools},
-    storage::{self, Ledger, Storage},
+    storage::{self, Ledger},
 };
 
 /// Opened once per process and shared by reference.
@@ -22,7 +25,7 @@ pub struct App {
     pub pool: PgPool,
     /// The control plane's own database, where tenants live unless their project says otherwise.
     pub control: ConnectInfo,
-    pub storages: BTreeMap<String, Arc<dyn Storage>>,
+    pub storages: Storages,
     pub tools: Arc<Tools>,
     pub keys: Arc<Keyring>,
     pub clock: Clock,
@@ -38,7 +41,8 @@ pub enum OpenError {
 }
 
 impl App {
-    /// Opens everything that `config` names. The control plane is reached, but not migrated.
+    /// Opens everything that `config` names. The control plane is reached, but not migrated; its own storages are there from the first
+    /// [`Storages::refresh`] on.
     pub async fn open(
         config: Config,
         control: ConnectInfo,
@@ -56,13 +60,14 @@ impl App {
                 .map_err(|source| OpenError::Storage { name: name.clone(), source })?;
             storages.insert(name.clone(), opened);
         }
+        let keys = Arc::new(keys);
         Ok(Self {
             config: Arc::new(config),
+            storages: Storages::new(storages, pool.clone(), Arc::clone(&keys)),
             pool,
             control,
-            storages,
             tools,
-            keys: Arc::new(keys),
+            keys,
             clock: Clock::System,
         })
     }

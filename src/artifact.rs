@@ -83,7 +83,7 @@ words! {
 }
 
 words! {
-    /// The form in which `pg_dump` writes.
+    /// The form of the content. `sql`, `tar` and `custom` are `pg_dump`'s, `json` and `text` are those of log lines.
     Format, "format" {
         /// Plain SQL text, for `psql`.
         Sql = "sql",
@@ -91,7 +91,35 @@ words! {
         Tar = "tar",
         /// PostgreSQL's custom archive, for `pg_restore`; compressed by `pg_dump` itself.
         Custom = "custom",
+        /// Log lines as JSON, one object a line.
+        Json = "json",
+        /// Log lines as text, fields separated by tabs.
+        Text = "text",
     }
+}
+
+words! {
+    /// The formats of a database alone: what a request for one may say.
+    DumpFormat, "format" {
+        Sql = "sql",
+        Tar = "tar",
+        Custom = "custom",
+    }
+}
+
+impl From<DumpFormat> for Format {
+    fn from(format: DumpFormat) -> Self {
+        match format {
+            DumpFormat::Sql => Self::Sql,
+            DumpFormat::Tar => Self::Tar,
+            DumpFormat::Custom => Self::Custom,
+        }
+    }
+}
+
+impl Format {
+    /// Those in which a database is dumped.
+    pub const DUMPS: &'static [Self] = &[Self::Sql, Self::Tar, Self::Custom];
 }
 
 words! {
@@ -125,12 +153,14 @@ pub struct Encoding {
 }
 
 impl Encoding {
-    /// The file's extension: `sql`, `sql.gz`, `tar.zst.age`, `dump.age`, … A file that is no dump has its own before it: `age`.
+    /// The file's extension: `sql`, `sql.gz`, `tar.zst.age`, `dump.age`, `jsonl.gz`, … A file that is no dump has its own before it: `age`.
     pub fn extension(&self) -> String {
         let format = self.format.map(|format| match format {
             Format::Sql => "sql",
             Format::Tar => "tar",
             Format::Custom => "dump",
+            Format::Json => "jsonl",
+            Format::Text => "txt",
         });
         let compression = match self.compression {
             Compression::None => None,
@@ -163,6 +193,27 @@ impl ArtifactName {
     pub fn of_backup(project: &ProjectId, backup: BackupId, created: Timestamp, encoding: &Encoding) -> Self {
         let time = created.format("%Y-%m-%d-%H%M%S");
         Self(format!("backups/{project}/backup-{time}-{}.{}", backup.short(), encoding.extension()))
+    }
+
+    /// `backups/backup-{YYYY-MM-DD-HHMMSS}.{ext}`, in UTC: of the default project. It does not carry the backup's id, so another backup may
+    /// have it.
+    pub fn plain(created: Timestamp, encoding: &Encoding) -> Self {
+        Self(format!("backups/backup-{}.{}", created.format("%Y-%m-%d-%H%M%S"), encoding.extension()))
+    }
+
+    /// The same name with the backup's id before its extension.
+    #[must_use]
+    pub fn with_id(&self, backup: BackupId, encoding: &Encoding) -> Self {
+        let end = format!(".{}", encoding.extension());
+        match self.0.strip_suffix(&end) {
+            Some(stem) => Self(format!("{stem}-{}{end}", backup.short())),
+            None => Self(format!("{}-{}", self.0, backup.short())),
+        }
+    }
+
+    /// Whether the name carries this backup's id, so that no other backup can have it.
+    pub fn is_only_of(&self, backup: BackupId) -> bool {
+        self.file_name().contains(&backup.short())
     }
 
     /// The key of the manifest that lies beside this artifact.
@@ -291,6 +342,8 @@ mod tests {
         assert_eq!(encoding(Some(Format::Sql), Compression::Gzip, Encryption::None), "sql.gz");
         assert_eq!(encoding(Some(Format::Tar), Compression::Zstd, Encryption::Age), "tar.zst.age");
         assert_eq!(encoding(Some(Format::Custom), Compression::None, Encryption::Age), "dump.age");
+        assert_eq!(encoding(Some(Format::Json), Compression::Gzip, Encryption::None), "jsonl.gz");
+        assert_eq!(encoding(Some(Format::Text), Compression::Zstd, Encryption::Age), "txt.zst.age");
         assert_eq!(encoding(None, Compression::None, Encryption::Age), "age");
         assert_eq!(encoding(None, Compression::None, Encryption::None), "");
     }
@@ -301,6 +354,19 @@ mod tests {
             assert!(bad.parse::<ArtifactName>().is_err(), "{bad:?}");
         }
         assert!("backups/acme/backup-2026-11-21-020000-0123456789ab.sql.gz".parse::<ArtifactName>().is_ok());
+    }
+
+    #[test]
+    fn a_plain_name_gets_the_id_before_its_extension() {
+        let encoding =
+            Encoding { format: Some(Format::Sql), compression: Compression::Gzip, encryption: Encryption::Age };
+        let id = "0199c5f0-7c1e-7d2a-9d5c-2a52b6f0e7aa".parse().unwrap();
+        let plain = ArtifactName::plain("2026-11-21T02:00:00Z".parse().unwrap(), &encoding);
+        assert_eq!(plain.as_str(), "backups/backup-2026-11-21-020000.sql.gz.age");
+        assert!(!plain.is_only_of(id));
+        let own = plain.with_id(id, &encoding);
+        assert_eq!(own.as_str(), "backups/backup-2026-11-21-020000-2a52b6f0e7aa.sql.gz.age");
+        assert!(own.is_only_of(id));
     }
 
     #[test]
@@ -318,7 +384,7 @@ mod tests {
         }
         assert_eq!(
             "zip".parse::<Format>().unwrap_err().to_string(),
-            "unknown format \"zip\": use one of sql, tar, custom"
+            "unknown format \"zip\": use one of sql, tar, custom, json, text"
         );
     }
 }

@@ -91,6 +91,9 @@ pub struct ProjectId(String);
 )]
 pub struct InvalidProjectId(String);
 
+/// The project that is the control plane itself: built in, for operators only.
+pub const CONTROL_PLANE_PROJECT: &str = "holdfast-control-plane";
+
 impl ProjectId {
     pub fn as_str(&self) -> &str {
         &self.0

@@ -4,6 +4,10 @@ crate::artifact::words! {
     /// The jobs that workers of this version know. Rows of other types are left to whoever put them there.
     JobType, "job type" {
         ExportBackup = "export_backup",
+        /// A backup of a project's rows of `project_logs`.
+        ExportLogs = "export_logs",
+        /// A backup of a project's files.
+        ExportStorage = "export_storage",
         RestoreBackup = "restore_backup",
         UndoRestore = "undo_restore",
         VerifyBackup = "verify_backup",
@@ -13,6 +17,15 @@ crate::artifact::words! {
         RepairCopies = "repair_copies",
         /// Deletes a backup: every copy in every storage, confirmed.
         DeleteBackup = "delete_backup",
+        /// Takes an artifact with its manifest back into the history, after every byte was compared.
+        ImportBackup = "import_backup",
+    }
+}
+
+impl JobType {
+    /// Whether it takes a backup: from a source into the storages.
+    pub const fn takes_backup(self) -> bool {
+        matches!(self, Self::ExportBackup | Self::ExportLogs | Self::ExportStorage)
     }
 }
 

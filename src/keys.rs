@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD as BASE64};
 use chacha20poly1305::{
     Key, XChaCha20Poly1305, XNonce,
@@ -147,7 +148,11 @@ pub fn others_may_read(path: &Path) -> io::Result<bool> {
 
 /// The key that seals small secrets for the database, with XChaCha20-Poly1305 and a random nonce each time.
 #[derive(Clone)]
-pub struct SecretsKey(XChaCha20Poly1305);
+pub struct SecretsKey {
+    cipher: XChaCha20Poly1305,
+    /// What other keys are derived with.
+    root: hmac::Key,
+}
 
 impl std::fmt::Debug for SecretsKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -167,7 +172,16 @@ impl SecretsKey {
     }
 
     pub fn from_bytes(bytes: [u8; SECRET_BYTES]) -> Self {
-        Self(XChaCha20Poly1305::new(&Key::from(bytes)))
+        let root = hmac::Key::new(hmac::HMAC_SHA256, &bytes);
+        Self { cipher: XChaCha20Poly1305::new(&Key::from(bytes)), root }
+    }
+
+    /// Another key, for this purpose alone: whoever has it learns nothing of this one, or of those for other purposes.
+    pub fn derive(&self, purpose: &str) -> [u8; SECRET_BYTES] {
+        let tag = hmac::sign(&self.root, format!("holdfast derived key: {purpose}").as_bytes());
+        let mut key = [0u8; SECRET_BYTES];
+        key.copy_from_slice(tag.as_ref());
+        key
     }
 
     /// Seals a secret. `context` says what it is (`project acme: database url`); it opens under the same context only, so that one
@@ -176,7 +190,7 @@ impl SecretsKey {
         let mut nonce = [0u8; NONCE_BYTES];
         random(&mut nonce)?;
         let payload = Payload { msg: secret.expose_secret().as_bytes(), aad: context.as_bytes() };
-        let sealed = self.0.encrypt(&XNonce::from(nonce), payload).map_err(|_| KeyError::CannotOpen)?;
+        let sealed = self.cipher.encrypt(&XNonce::from(nonce), payload).map_err(|_| KeyError::CannotOpen)?;
         Ok(format!("{SEALED_PREFIX}{}", BASE64.encode([&nonce[..], &sealed].concat())))
     }
 
@@ -186,7 +200,7 @@ impl SecretsKey {
         let bytes = BASE64.decode(text).map_err(|_| KeyError::CannotOpen)?;
         let (nonce, sealed) = bytes.split_first_chunk::<NONCE_BYTES>().ok_or(KeyError::CannotOpen)?;
         let payload = Payload { msg: sealed, aad: context.as_bytes() };
-        let secret = self.0.decrypt(&XNonce::from(*nonce), payload).map_err(|_| KeyError::CannotOpen)?;
+        let secret = self.cipher.decrypt(&XNonce::from(*nonce), payload).map_err(|_| KeyError::CannotOpen)?;
         String::from_utf8(secret).map(SecretString::from).map_err(|_| KeyError::CannotOpen)
     }
 }

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    artifact::{ArtifactName, BackupType, Encoding, Fingerprint},
+    artifact::{ArtifactName, BackupType, Encoding, Fingerprint, Sha256Digest},
     clock::Timestamp,
     ids::{BackupId, ProjectId},
 };
@@ -43,6 +43,9 @@ pub struct Head {
     pub created_at: Timestamp,
     /// `None`: kept until deleted.
     pub expires_at: Option<Timestamp>,
+    /// Whether it holds only a part of its project, and is never restored in place. The body says which part.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_partial: bool,
 }
 
 /// One upload unit of an artifact.
@@ -67,7 +70,33 @@ impl Body {
     pub fn database(&self) -> Option<&DatabaseContent> {
         match &self.holds {
             Content::Database(content) => Some(content),
-            Content::File(_) => None,
+            Content::Logs(_) | Content::File(_) | Content::Files(_) => None,
+        }
+    }
+
+    /// What a `storage` backup holds; `None` for every other kind.
+    pub fn files(&self) -> Option<&FilesContent> {
+        match &self.holds {
+            Content::Files(content) => Some(content),
+            Content::Database(_) | Content::Logs(_) | Content::File(_) => None,
+        }
+    }
+
+    /// Rows, for what consists of rows.
+    pub fn row_count(&self) -> Option<u64> {
+        match &self.holds {
+            Content::Database(content) => Some(content.row_count),
+            Content::Logs(content) => Some(content.row_count),
+            Content::File(_) | Content::Files(_) => None,
+        }
+    }
+
+    /// `server_version_num` of the server that it was read from.
+    pub fn server_version(&self) -> Option<u32> {
+        match &self.holds {
+            Content::Database(content) => Some(content.server_version),
+            Content::Logs(content) => Some(content.server_version),
+            Content::File(_) | Content::Files(_) => None,
         }
     }
 }
@@ -75,11 +104,105 @@ impl Body {
 /// What a backup holds. JSON has one member, named like the variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "there is one of it for each backup that is read")]
 pub enum Content {
     /// What was dumped, as counted in the snapshot that the dump used.
     Database(DatabaseContent),
+    /// Lines of a project's log.
+    Logs(LogsContent),
     /// A file that another program handed over as it was.
     File(FileContent),
+    /// A project's files, as a tar archive.
+    Files(FilesContent),
+}
+
+/// What a `storage` backup holds. Each file's SHA-256 is in the archive's last member, `.holdfast.sha256`, so that the manifest stays small
+/// however many files there are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FilesContent {
+    pub kind: FilesKind,
+    /// The root's own counted, in a backup of a directory.
+    pub directories: u64,
+    pub file_count: u64,
+    pub link_count: u64,
+    /// Of all files, holes in sparse ones counted.
+    pub total_bytes: u64,
+    /// Of all files, without holes: what a restore needs on disk.
+    pub data_bytes: u64,
+    /// SHA-256 over one record for each member, in the archive's order: kind, mode, time, size, SHA-256, name, a link's target.
+    pub tree_sha256: Sha256Digest,
+    /// Files that were written to while they were read: in the archive as they were read.
+    pub changed_while_read: NamedFiles,
+    /// Files that went between being listed and being read: not in the archive.
+    pub vanished: NamedFiles,
+    /// Sockets, pipes and devices, and what cannot be a file's name: not in the archive.
+    pub left_out: NamedFiles,
+    /// Files with more than one name: in the archive once for each.
+    pub hard_linked: NamedFiles,
+}
+
+/// Where a backup's files were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilesKind {
+    Directory,
+    /// Below a prefix in a bucket: files have neither permissions nor times of their own.
+    Prefix,
+}
+
+/// How many files, and the names of the first of them; what is no text in a name is escaped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedFiles {
+    pub count: u64,
+    pub first: Vec<String>,
+}
+
+impl NamedFiles {
+    /// Names kept of each kind, so that a manifest stays small.
+    const MOST: usize = 100;
+
+    pub fn add(&mut self, name: String) {
+        self.count += 1;
+        if self.first.len() < Self::MOST {
+            self.first.push(name);
+        }
+    }
+}
+
+impl FilesContent {
+    /// What a person should know about this backup, if anything.
+    pub fn remark(&self) -> Option<String> {
+        let told = [
+            (&self.changed_while_read, "changed while being read"),
+            (&self.vanished, "vanished before being read"),
+            (&self.left_out, "left out, being no files"),
+        ];
+        let told: Vec<String> = told
+            .iter()
+            .filter_map(|(named, what)| {
+                let first = named.first.first()?;
+                let more = if named.count > 1 { ", …" } else { "" };
+                Some(format!("{} {what} ({first}{more})", named.count))
+            })
+            .collect();
+        (!told.is_empty()).then(|| told.join("; "))
+    }
+}
+
+/// What a `logs` backup holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogsContent {
+    /// Rows of `project_logs`, each of which is a line.
+    pub row_count: u64,
+    /// What was asked for: rows of this instant and later. `None`: from the first one on.
+    pub from: Option<Timestamp>,
+    /// What was asked for: rows before this instant. `None`: to the last one.
+    pub until: Option<Timestamp>,
+    /// The first and the last row's `created_at`; `None` without rows.
+    pub oldest: Option<Timestamp>,
+    pub newest: Option<Timestamp>,
+    /// `server_version_num` of the server, such as 150020.
+    pub server_version: u32,
 }
 
 /// A file as it was handed over.
@@ -93,20 +216,44 @@ pub struct FileContent {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DatabaseContent {
     pub scope: DumpScope,
+    /// `None`: everything in the scope.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partial: Option<Partial>,
     /// `server_version_num` of the server, such as 150020.
     pub server_version: u32,
     /// `server_version_num` of the `pg_dump` that wrote it.
     pub tool_version: u32,
-    /// Ordinary and partitioned tables.
+    /// Ordinary and partitioned tables whose definition is in the dump.
     pub table_count: u64,
     /// Sum of the rows of all tables.
     pub row_count: u64,
+    /// The tables whose rows are in the dump.
     pub tables: Vec<TableRows>,
+    /// The sequences that are in the dump.
     pub sequences: Vec<SequenceValue>,
-    /// Owners and grants of every object, so that an in-place restore can give them back.
+    /// Owners and grants of every object, so that an in-place restore can give them back. Empty for a partial backup, which gets none.
     pub ownership: Vec<ObjectOwnership>,
-    /// What the dump needs from outside itself.
+    /// What the dump needs from outside itself. For a partial backup what its whole scope needs; the tables that were left out, and the
+    /// types and functions that only a whole backup holds, are not told here.
     pub requirements: Requirements,
+}
+
+/// What a partial backup holds of its scope. Names are as the catalog had them; a partitioned table's partitions are listed with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partial {
+    /// These relations with their indexes, constraints, triggers and own sequences, and nothing else: no schema, types or functions.
+    /// `None`: everything but what follows.
+    pub tables: Option<Vec<TableName>>,
+    pub exclude_tables: Vec<TableName>,
+    /// Defined, but without their rows.
+    pub exclude_table_data: Vec<TableName>,
+}
+
+/// A table, view or foreign table by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TableName {
+    pub schema: String,
+    pub table: String,
 }
 
 /// What was dumped.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::ProjectId;
+use crate::ids::{CONTROL_PLANE_PROJECT, ProjectId};
 
 crate::artifact::words! {
     /// What a caller is to the platform.
@@ -78,7 +78,11 @@ impl Caller {
                     Some(id) => Reach::Organization(id.clone()),
                     None => Reach::Projects(Vec::new()),
                 },
-                Role::Member => Reach::Projects(self.project_ids.iter().map(|id| id.as_str().to_owned()).collect()),
+                Role::Member => {
+                    // The control plane is for operators, whatever a token says.
+                    let ids = self.project_ids.iter().map(ProjectId::as_str).filter(|id| *id != CONTROL_PLANE_PROJECT);
+                    Reach::Projects(ids.map(str::to_owned).collect())
+                }
             },
         }
     }
@@ -103,6 +107,11 @@ impl Scope {
         Self { reach: Reach::All }
     }
 
+    /// Whether no row is out of reach: then a query need not look at each.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.reach == Reach::All
+    }
+
     /// For `($n::text[] IS NULL OR project_id = ANY($n))`.
     pub(crate) fn project_ids(&self) -> Option<&[String]> {
         match &self.reach {
@@ -123,6 +132,14 @@ impl Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_never_reaches_the_control_plane() {
+        let mut caller = Caller::system("test");
+        caller.role = Role::Member;
+        caller.project_ids = vec![CONTROL_PLANE_PROJECT.parse().unwrap(), "acme".parse().unwrap()];
+        assert_eq!(caller.scope().project_ids(), Some(&["acme".to_owned()][..]));
+    }
 
     #[test]
     fn an_organisation_admin_without_an_organisation_reaches_nothing() {

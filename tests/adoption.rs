@@ -153,3 +153,49 @@ async fn a_platforms_own_users_keep_their_rows_and_are_nobody_here() {
         assert!(shown.contains(expected), "{expected}: {shown}");
     }
 }
+
+#[tokio::test]
+async fn a_platforms_own_schedules_storages_and_channels_are_told_with_what_mends_them() {
+    let pool = empty().await;
+    pool.execute(
+        "CREATE SCHEMA control_plane;
+         CREATE TABLE control_plane.schedules (id uuid PRIMARY KEY, project_id text NOT NULL, frequency text NOT NULL,
+             type text NOT NULL DEFAULT 'report' CHECK (type IN ('report')), cron text, name text, zone text);
+         INSERT INTO control_plane.schedules (id, project_id, frequency, cron) VALUES (gen_random_uuid(), 'p1', 'daily', '0 2 * * *');
+         CREATE TABLE control_plane.storages (id serial PRIMARY KEY, name text NOT NULL, bucket text NOT NULL);
+         INSERT INTO control_plane.storages (name, bucket) VALUES ('main', 'b');
+         CREATE TABLE control_plane.channels (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), title text);
+         INSERT INTO control_plane.channels (title) VALUES ('general');",
+    )
+    .await
+    .unwrap();
+    let Err(MigrateError::DoesNotFit(statements)) = db::migrate(&pool).await else { panic!("not refused") };
+    let shown = statements.join("\n");
+    for expected in [
+        "schedules ALTER COLUMN project_id DROP NOT NULL",
+        "schedules ALTER COLUMN frequency DROP NOT NULL",
+        "schedules_type_check",
+        "storages RENAME TO platform_storages; -- it is another program's: it has no kind, settings_sealed",
+        "channels RENAME TO platform_channels; -- it is another program's: it has no name, kind, settings_sealed",
+    ] {
+        assert!(shown.replace('"', "").contains(expected), "{expected}: {shown}");
+    }
+    assert!(!shown.contains("bucket"), "{shown}");
+    for statement in statements {
+        pool.execute(sqlx::AssertSqlSafe(statement.clone()))
+            .await
+            .unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    db::migrate(&pool).await.unwrap();
+    let (ours, rows): (i64, i64) = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM control_plane.schedules WHERE holdfast), (SELECT count(*) FROM control_plane.platform_storages)",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!((ours, rows), (0, 1));
+    // A row as our own schedule's is.
+    pool.execute("INSERT INTO control_plane.schedules (id, name, type, cron, zone, holdfast) VALUES (gen_random_uuid(), 'x', 'database', '0 2 * * *', 'UTC', true)")
+        .await
+        .unwrap();
+}

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Small words that every room may use, and that use no room themselves but each other.
-const WORDS: &[&str] = &["artifact", "byte_size", "clock", "ids", "job_type", "manifest"];
+const WORDS: &[&str] = &["artifact", "byte_size", "clock", "cron", "ids", "job_type", "manifest"];
 
 /// The rooms and what each may use beside [`WORDS`].
 const ROOMS: &[(&str, &[&str])] = &[
@@ -16,19 +16,41 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("config", &["postgres"]),
     ("keys", &["transform"]),
     ("keyring", &["config", "keys", "postgres", "transform"]),
+    ("metrics", &[]),
     ("report", &[]),
     ("tenant", &[]),
     ("postgres", &["child", "config"]),
-    ("source", &["child", "postgres"]),
+    ("source", &["child", "postgres", "storage"]),
     ("transform", &[]),
-    ("storage", &["config"]),
+    ("storage", &["config", "metrics"]),
     ("pipeline", &["source", "storage", "transform"]),
-    ("restore", &["child", "postgres"]),
+    ("restore", &["child", "postgres", "source", "storage"]),
+    ("retention", &[]),
     ("db", &["config", "postgres"]),
-    ("catalog", &["tenant"]),
+    ("catalog", &["config", "keys", "tenant"]),
+    ("outgoing", &["config"]),
     ("history", &["db", "storage", "tenant"]),
     ("app", &["catalog", "config", "db", "history", "keyring", "postgres", "storage"]),
-    ("jobs", &["app", "catalog", "db", "history", "pipeline", "restore", "source", "storage", "tenant", "transform"]),
+    ("manage", &["app", "catalog", "config", "db", "history", "jobs", "outgoing", "postgres", "storage", "tenant"]),
+    (
+        "jobs",
+        &[
+            "app",
+            "catalog",
+            "config",
+            "db",
+            "history",
+            "metrics",
+            "pipeline",
+            "restore",
+            "retention",
+            "source",
+            "storage",
+            "tenant",
+            "transform",
+        ],
+    ),
+    ("schedule", &["app", "catalog", "db", "history", "jobs", "retention", "tenant"]),
     (
         "integration",
         &[
@@ -48,8 +70,27 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("auth", &["config", "tenant"]),
     ("people", &["db", "tenant"]),
-    ("http", &["app", "auth", "catalog", "config", "db", "history", "jobs", "people", "storage", "tenant"]),
-    ("logging", &["config"]),
+    (
+        "http",
+        &[
+            "app",
+            "auth",
+            "catalog",
+            "config",
+            "db",
+            "history",
+            "jobs",
+            "manage",
+            "metrics",
+            "people",
+            "retention",
+            "schedule",
+            "storage",
+            "tenant",
+        ],
+    ),
+    ("telemetry", &["config"]),
+    ("logging", &["config", "telemetry"]),
     (
         "cli",
         &[
@@ -64,11 +105,15 @@ const ROOMS: &[(&str, &[&str])] = &[
             "jobs",
             "keyring",
             "keys",
+            "manage",
             "report",
             "logging",
             "people",
             "postgres",
+            "retention",
+            "schedule",
             "storage",
+            "telemetry",
             "tenant",
             "transform",
         ],
@@ -215,7 +260,7 @@ fn the_api_has_no_scope_but_its_callers() {
 #[test]
 fn what_handles_bytes_knows_neither_the_control_plane_nor_http() {
     for (room, allowed) in ROOMS {
-        if matches!(*room, "source" | "transform" | "storage" | "pipeline" | "restore") {
+        if matches!(*room, "source" | "transform" | "storage" | "pipeline" | "restore" | "retention") {
             for forbidden in ["db", "http", "history", "catalog", "app", "jobs"] {
                 assert!(!allowed.contains(&forbidden), "{room} → {forbidden}");
             }

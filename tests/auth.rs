@@ -252,6 +252,9 @@ async fn a_platforms_own_claims_reach_its_projects_without_local_users() {
             "{roles}"
         );
     }
+    let mut posing = body(json!(["backup-admin"]));
+    posing["preferred_username"] = json!("cli:root");
+    assert_eq!(ask(&api, &signer.sign(&posing)).await.problem(401), "auth.token_invalid");
     assert_eq!(api.audit().await[0], ("requested".to_owned(), "alice".to_owned(), "ok".to_owned()));
 }
 

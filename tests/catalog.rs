@@ -1,5 +1,7 @@
 //! The catalogue from the manifests alone: a control plane that was lost, a record that could not be written, a storage that lies.
 
+#[path = "catalog/imports.rs"]
+mod imports;
 mod support;
 
 use std::{
@@ -404,7 +406,8 @@ async fn a_sweep_takes_up_what_lost_its_record_and_removes_what_died() {
     // The upload had succeeded and the record was lost; and an attempt died in the middle of another.
     test.app.pool.execute("DELETE FROM control_plane.backups").await.unwrap();
     let name = "backups/acme/half.sql.gz".parse().unwrap();
-    let mut half = test.app.storages["first"].create(NewObject::new(&name, LeaseToken::generate())).await.unwrap();
+    let mut half =
+        test.app.storages.get("first").unwrap().create(NewObject::new(&name, LeaseToken::generate())).await.unwrap();
     half.put(Bytes::from_static(b"half")).await.unwrap();
     std::mem::forget(half);
     let files = || test_files(&root.path().join("first"));

@@ -2,6 +2,8 @@
 
 #[path = "cli/cases.rs"]
 mod cases;
+#[path = "cli/keeping.rs"]
+mod keeping;
 mod support;
 
 use std::{
@@ -132,6 +134,8 @@ fn every_command_helps_with_an_example() {
         "show",
         "download",
         "delete",
+        "pin",
+        "import",
         "storage list",
         "storage test",
         "storage sweep",
@@ -140,6 +144,9 @@ fn every_command_helps_with_an_example() {
         "job show",
         "job cancel",
         "job logs",
+        "audit list",
+        "audit verify",
+        "audit restart",
         "token issue",
         "key generate",
         "key recovery-sheet",

@@ -52,7 +52,7 @@ async fn scene() -> TestApp {
 fn answer(test: &mut TestApp, storage: &str, answers: impl IntoIterator<Item = Answer>) -> Arc<Stubborn> {
     let root = test.directory.path().join("storage").join(storage);
     assert!(root.is_dir(), "{}", root.display());
-    let stubborn = Stubborn::new(Arc::clone(&test.app.storages[storage]), answers);
+    let stubborn = Stubborn::new(test.app.storages.get(storage).unwrap(), answers);
     test.app.storages.insert(storage.to_owned(), stubborn.clone());
     stubborn
 }
@@ -324,7 +324,7 @@ async fn a_worker_that_is_lost_between_two_copies_is_followed_by_one_that_goes_o
     lost.spawn(async move {
         let (config, control, tools, keys) = parts;
         let mut app = App::open((*config).clone(), control, tools, (*keys).clone()).await.unwrap();
-        let second = Stubborn::new(Arc::clone(&app.storages["second"]), [Answer::Good, Answer::Wait(waiting)]);
+        let second = Stubborn::new(app.storages.get("second").unwrap(), [Answer::Good, Answer::Wait(waiting)]);
         app.storages.insert("second".to_owned(), second);
         worker::run(app, CancellationToken::new()).await.unwrap();
     });

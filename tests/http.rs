@@ -7,8 +7,14 @@ mod deletion;
 mod downloads;
 #[path = "http/events.rs"]
 mod events;
+#[path = "http/idempotency.rs"]
+mod idempotency;
 #[path = "http/lists.rs"]
 mod lists;
+#[path = "http/pins.rs"]
+mod pins;
+#[path = "http/stats.rs"]
+mod stats;
 mod support;
 #[path = "http/surface.rs"]
 mod surface;
@@ -104,7 +110,20 @@ async fn a_body_that_does_not_fit_is_refused_and_nothing_is_written() {
         (json!(null), 422),
         (json!({ "project_id": 7 }), 422),
         (json!({ "project_id": null }), 422),
-        (json!({ "project_id": "acme", "tables": ["x"] }), 422),
+        (json!({ "project_id": "acme", "tables": "x" }), 422),
+        (json!({ "project_id": "acme", "tables": [7] }), 422),
+        (json!({ "project_id": "acme", "tables": [""] }), 422),
+        (json!({ "project_id": "acme", "exclude_tables": ["a\u{0}b"] }), 422),
+        (json!({ "project_id": "acme", "exclude_table_data": ["x".repeat(128)] }), 422),
+        (json!({ "project_id": "acme", "tables": vec!["x"; 1001] }), 422),
+        (json!({ "project_id": "acme", "storage_path": "" }), 422),
+        (json!({ "project_id": "acme", "storage_path": "../x" }), 422),
+        (json!({ "project_id": "acme", "storage_path": "/etc/x" }), 422),
+        (json!({ "project_id": "acme", "storage_path": "%2e%2e/x" }), 422),
+        (json!({ "project_id": "acme", "storage_path": "a\\..\\x" }), 422),
+        (json!({ "project_id": "acme", "storage_path": "a\u{0}b" }), 422),
+        (json!({ "project_id": "acme", "storage_path": "x".repeat(255) }), 422),
+        (json!({ "project_id": "acme", "storage_path": "backups/globex/x" }), 422),
         (json!({ "project_id": "acme", "constructor": {} }), 422),
         (json!({ "project_id": "acme", "format": "zip" }), 422),
         (json!({ "project_id": "acme", "format": "SQL" }), 422),
@@ -132,6 +151,55 @@ async fn a_body_that_does_not_fit_is_refused_and_nothing_is_written() {
     assert_eq!(api.count("SELECT count(*) FROM control_plane.jobs").await, 0);
     assert_eq!(api.count("SELECT count(*) FROM control_plane.backups").await, 0);
     assert_eq!(api.audit().await, []);
+}
+
+#[tokio::test]
+async fn a_value_that_does_not_fit_is_named() {
+    let api = TestApi::new().await;
+    let token = api.acme();
+    for (member, value, code) in [
+        ("storage_path", json!("a/../b"), "request.storage_path"),
+        ("tables", json!([""]), "request.tables"),
+        ("exclude_tables", json!([""]), "request.tables"),
+        ("exclude_table_data", json!(["x".repeat(200)]), "request.tables"),
+        ("caption", json!("x".repeat(1025)), "request.caption"),
+        ("expires_at", json!("2020-01-01T00:00:00Z"), "request.expires_at"),
+        ("expires_at", json!("+010000-01-01T00:00:00Z"), "request.expires_at"),
+        ("notify_email", json!("nobody"), "request.notify_email"),
+        ("tables", json!("x"), "request.body"),
+        ("unheard_of", json!(1), "request.body"),
+    ] {
+        let mut body = json!({ "project_id": "acme" });
+        body[member] = value;
+        let answer = api.post(&token, EXPORT, body).await;
+        assert_eq!(answer.problem(422), code, "{member}");
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(member), "{member}: {detail}");
+    }
+    assert_eq!(api.count("SELECT count(*) FROM control_plane.jobs").await, 0);
+}
+
+#[tokio::test]
+async fn an_export_takes_its_path_and_its_tables_along() {
+    let api = TestApi::new().await;
+    let token = api.acme();
+    let body = json!({
+        "project_id": "acme", "storage_path": "nightly/{project_id}/{timestamp}.{format}", "tables": ["orders"],
+        "exclude_table_data": ["log"], "caption": "x".repeat(1024), "notify_email": "ops@example.com",
+    });
+    let accepted = api.post(&token, EXPORT, body.clone()).await.data(202);
+    let other = api.post(&token, EXPORT, body).await.data(202);
+    let backup = async |accepted: &Value| {
+        let path = format!("/api/backup/{}", accepted["backup_id"].as_str().unwrap());
+        api.get(&token, &path).await.data(200)
+    };
+    let (first, second) = (backup(&accepted).await, backup(&other).await);
+    assert_eq!((&first["is_partial"], &first["type"]), (&json!(true), &json!("database")));
+    let key = first["file_id"].as_str().unwrap();
+    assert!(key.starts_with("nightly/acme/2026-11-21-120000-") && key.ends_with(".sql.gz.age"), "{key}");
+    assert_ne!(first["file_id"], second["file_id"], "two of one second have names of their own");
+    let job = api.get(&token, &format!("/api/jobs/{}", accepted["job_id"].as_str().unwrap())).await.data(200);
+    assert_eq!(job["payload"]["request"]["tables"], json!(["orders"]));
 }
 
 #[tokio::test]

@@ -114,7 +114,9 @@ async fn a_backup_whose_worker_is_killed_at_any_moment_is_taken_once_by_another(
         let copies = history::copies(&test.app.pool, &[backup.id]).await.unwrap();
         assert_eq!(copies.len(), 1);
         let stored =
-            storage::fingerprint(test.app.storages["local"].as_ref(), &copies[0].locator().unwrap()).await.unwrap();
+            storage::fingerprint(test.app.storages.get("local").unwrap().as_ref(), &copies[0].locator().unwrap())
+                .await
+                .unwrap();
         assert_eq!((stored.bytes as i64, Some(stored.sha256.to_string())), (backup.size, backup.sha256.clone()));
     }
     let visible: Vec<_> = test

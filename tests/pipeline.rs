@@ -99,6 +99,7 @@ impl Source for Script {
 fn database() -> DatabaseContent {
     DatabaseContent {
         scope: DumpScope::Schema { schema: "tenant_canary".into() },
+        partial: None,
         server_version: 150020,
         tool_version: 150020,
         table_count: 0,
@@ -610,6 +611,7 @@ fn manifest(encryption: Encryption) -> Manifest {
             parts: Vec::new(),
             created_at: chrono::DateTime::UNIX_EPOCH,
             expires_at: None,
+            is_partial: false,
         },
         body: Body { content: Fingerprint::of(b"content"), holds: Content::Database(database()) },
     }

@@ -187,7 +187,7 @@ async fn a_whole_database_comes_back_as_a_new_one() {
     sample::create_tenant(&mut connection, "Back Office", 2).await.unwrap();
     test.add_project("platform", ProjectScope::WholeDatabase).await;
     let before = (picture(&test.app.control, "shop").await, picture(&test.app.control, "Back Office").await);
-    for format in Format::ALL {
+    for format in Format::DUMPS {
         let backup = test.backup(request::Export { format: Some(*format), ..export("platform") }).await;
         let job = test.restore(&backup).await;
         assert_eq!(job.status, "completed", "{format}: {:?}", job.error_message);
@@ -238,7 +238,7 @@ async fn every_schema_of_real_databases_comes_back() {
             let id = format!("p{number}");
             test.add_schema_project(&id, schema).await;
             let before = picture(&test.app.control, schema).await;
-            for format in Format::ALL {
+            for format in Format::DUMPS {
                 let what = format!("{} {schema} {format}", dump.display());
                 let compression = if *format == Format::Custom { Compression::None } else { Compression::Zstd };
                 let backup = test

@@ -65,7 +65,7 @@ async fn where_a_copy_is_can_be_written_into_the_history() {
     let backup = test.backup(export("acme")).await;
     let at: Locator =
         history::copies(&test.app.pool, &[backup.id]).await.unwrap().remove(0).locator().expect("a stored copy");
-    let address = test.app.storages["bucket"].s3_address(&at).unwrap();
+    let address = test.app.storages.get("bucket").unwrap().s3_address(&at).unwrap();
     history::set_s3_address(&test.app.pool, backup.backup_id(), &address).await.unwrap();
     let backup = history::get(&test.app.pool, &everything(), backup.backup_id()).await.unwrap();
     let url = format!("{}/{BUCKET}/{}", server.endpoint(), backup.file_id.unwrap());

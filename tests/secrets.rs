@@ -30,6 +30,7 @@ use support::app::{TestApp, caller, everything, export};
 
 const PASSWORD: &str = "canary-password-5b1d";
 const JWT: &str = "canary-jwt-secret-that-is-long-enough-77aa";
+const METRICS: &str = "canary-metrics-token-c0de";
 
 /// The arguments of every process on this machine while `stop` is not set, as anyone logged in could read them.
 fn watch_arguments(stop: Arc<AtomicBool>) -> std::thread::JoinHandle<(String, usize)> {
@@ -90,6 +91,7 @@ async fn no_secret_shows_in_arguments_logs_answers_tables_or_stored_bytes() {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("DATABASE_URL", info.to_url().expose_secret())
             .env("HOLDFAST_JWT_SECRET", JWT)
+            .env("HOLDFAST_METRICS_TOKEN", METRICS)
             .env("HOLDFAST_DATA_DIR", test.directory.path())
             .env("HOLDFAST_LISTEN", "127.0.0.1:0")
             .env("HOLDFAST_LOG_LEVEL", "trace")
@@ -143,8 +145,13 @@ async fn no_secret_shows_in_arguments_logs_answers_tables_or_stored_bytes() {
         format!("/api/jobs/{}/logs", job.id),
         format!("/api/jobs/{}/events", job.id),
         "/readyz".to_owned(),
+        "/metrics".to_owned(),
     ];
-    let answers = answers(&url, &paths).await;
+    let mut answers = answers(&url, &paths).await;
+    // As Prometheus asks.
+    let page = reqwest::Client::new().get(format!("{url}/metrics")).bearer_auth(METRICS).send().await.unwrap();
+    assert_eq!(page.status().as_u16(), 200);
+    answers += &page.text().await.unwrap();
     assert!(answers.contains(&job.id.to_string()), "the job was shown: {answers}");
     let pid = rustix::process::Pid::from_raw(i32::try_from(serve.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -189,13 +196,13 @@ async fn no_secret_shows_in_arguments_logs_answers_tables_or_stored_bytes() {
         ("rows", rows),
     ];
     for (place, text) in &everything_shown {
-        for secret in [PASSWORD, JWT, age] {
+        for secret in [PASSWORD, JWT, METRICS, age] {
             assert!(!text.contains(secret), "a secret in: {place}");
         }
     }
     for path in test.stored_files() {
         let bytes = std::fs::read(&path).unwrap();
-        for secret in [PASSWORD, JWT, age] {
+        for secret in [PASSWORD, JWT, METRICS, age] {
             assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "{}", path.display());
         }
     }

@@ -14,6 +14,8 @@
 //! - `TMPDIR`: where cluster and artifacts go; about five times the size is needed there.
 
 mod contender;
+#[path = "../../tests/support/faulty_proxy.rs"]
+mod faulty_proxy;
 mod holdfast_process;
 mod process;
 mod report;
@@ -42,6 +44,9 @@ fn main() -> Result<()> {
     }
     if arguments.iter().any(|argument| argument == uploads::S3_ARGUMENT) {
         return runtime()?.block_on(uploads::s3_main());
+    }
+    if arguments.iter().any(|argument| argument == uploads::SLOW_S3_ARGUMENT) {
+        return runtime()?.block_on(uploads::slow_s3_main());
     }
     if arguments.iter().any(|argument| argument == uploads::TELEGRAM_ARGUMENT) {
         return runtime()?.block_on(uploads::telegram_main());

@@ -75,18 +75,19 @@ pub fn memory(once: u64, twice: u64, lines: &[(String, u64, u64)]) {
     }
 }
 
-/// The first line is the floor; what takes longest of it and the client bounds an upload.
+/// Each line beside the one that bounds it, which may be missing with the client.
 pub fn uploads(lines: &[Line]) {
     let median_of = |line: &Line| median(line.walls.iter().copied()).unwrap_or_default();
-    let bound = lines.iter().filter(|line| !line.name.starts_with("Holdfast")).map(median_of).max().unwrap_or_default();
-    println!("\n| upload | wall | × slower of database and client | CPU | peak memory | of it parts in flight |");
-    println!("|---|--:|--:|--:|--:|--:|");
+    println!("\n| upload | wall | × its bound | bound | CPU | peak memory | of it parts in flight |");
+    println!("|---|--:|--:|---|--:|--:|--:|");
     for line in lines {
+        let ratio = |bound: &Line| format!("{:.2}", median_of(line).as_secs_f64() / median_of(bound).as_secs_f64());
         println!(
-            "| {} | {} | {:.2} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} |",
             line.name,
             seconds(median_of(line)),
-            median_of(line).as_secs_f64() / bound.as_secs_f64(),
+            lines.iter().find(|bound| bound.name == line.bound).map_or_else(|| "–".to_owned(), ratio),
+            line.bound,
             seconds(median(line.cpu.iter().copied()).unwrap_or_default()),
             mebibytes(line.peak_bytes),
             line.in_flight_bytes.map_or_else(|| "–".to_owned(), mebibytes),

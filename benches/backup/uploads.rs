@@ -14,6 +14,7 @@ use holdfast::artifact::{Compression, Encryption};
 
 use crate::{
     contender::{self, Contender},
+    faulty_proxy::{Fault, FaultyProxy},
     holdfast_process::{self, Place},
     process::{Usage, pipeline},
     s3_server,
@@ -23,7 +24,11 @@ use crate::{
 };
 
 pub const S3_ARGUMENT: &str = "--s3-server";
+pub const SLOW_S3_ARGUMENT: &str = "--slow-s3-server";
 pub const TELEGRAM_ARGUMENT: &str = "--telegram-stand-in";
+
+/// What the slow S3 server takes in a second, of each request: less than the database gives.
+const SLOW_BYTES_PER_SECOND: u64 = 40_000_000;
 
 /// One line of the table: each round's wall time, and the largest memory of all rounds.
 pub struct Line {
@@ -33,13 +38,20 @@ pub struct Line {
     pub peak_bytes: u64,
     /// Parts in flight times their size, where something is uploaded in parts.
     pub in_flight_bytes: Option<u64>,
+    /// The line without which this one cannot be quicker.
+    pub bound: &'static str,
 }
+
+const FLOOR: &str = "`pg_dump -Fp > /dev/null`";
+const BESIDE: &str = "the floor beside `aws s3 cp`";
+const SLOW: &str = "`aws s3 cp`, 1 part at a time, to a slow server";
 
 /// Runs everything `rounds` times, in turns. Without the S3 client its line is missing.
 pub async fn measure(server: &Server, directory: &Path, rounds: usize) -> Result<Vec<Line>> {
     let s3 = Service::start(S3_ARGUMENT)?;
+    let slow = Service::start(SLOW_S3_ARGUMENT)?;
     let telegram = Service::start(TELEGRAM_ARGUMENT)?;
-    let s3_place = |parts_in_flight| Place::S3 { endpoint: s3.said[0].clone(), parts_in_flight };
+    let s3_place = |at: &Service, parts_in_flight| Place::S3 { endpoint: at.said[0].clone(), parts_in_flight };
     let [base_url, token, chat_id] = &telegram.said[..] else {
         anyhow::bail!("the stand-in says something unexpected")
     };
@@ -49,10 +61,10 @@ pub async fn measure(server: &Server, directory: &Path, rounds: usize) -> Result
         eprintln!("the S3 command-line client is not installed: apt-get install awscli");
     }
     let mut lines: Vec<Line> = Vec::new();
-    let mut add = |name: &str, wall, usage: Usage, in_flight_bytes| {
+    let mut add = |name: &str, bound, wall, usage: Usage, in_flight_bytes| {
         let at = lines.iter().position(|line| line.name == name).unwrap_or_else(|| {
             let (name, walls, cpu) = (name.to_owned(), Vec::new(), Vec::new());
-            lines.push(Line { name, walls, cpu, peak_bytes: 0, in_flight_bytes });
+            lines.push(Line { name, walls, cpu, peak_bytes: 0, in_flight_bytes, bound });
             lines.len() - 1
         });
         lines[at].walls.push(wall);
@@ -62,26 +74,40 @@ pub async fn measure(server: &Server, directory: &Path, rounds: usize) -> Result
     for round in 1..=rounds {
         eprintln!("uploads, round {round} of {rounds}");
         let floor = Contender::Floor.run(server, tenant::SCHEMA, directory)?;
-        add(&Contender::Floor.to_string(), floor.wall, floor.client, None);
+        add(FLOOR, FLOOR, floor.wall, floor.client, None);
         // The finished file is what Holdfast stores on disk.
         let mut order = contender::order(server, tenant::SCHEMA, directory, Compression::Zstd, Encryption::Age);
         let (wall, usage, _) = holdfast_process::run(&order)?;
-        add("Holdfast to the disk", wall, usage, None);
+        add("Holdfast to the disk", FLOOR, wall, usage, None);
         let finished = order.storage.join(&order.name);
         if has_client {
+            let name = "`aws s3 cp` of the finished file";
             let (wall, usages) = pipeline(vec![client(&s3.said[0], &finished, round)], None, None)?;
-            add("`aws s3 cp` of the finished file", wall, usages.first().copied().unwrap_or_default(), None);
+            add(name, name, wall, usages.first().copied().unwrap_or_default(), None);
+            let (wall, usages) =
+                pipeline(vec![one_part_at_a_time(client(&slow.said[0], &finished, round), directory)?], None, None)?;
+            add(SLOW, SLOW, wall, usages.first().copied().unwrap_or_default(), None);
+            // On a machine that the server shares, database and storage work for the same processors: together they need this long.
+            let (floor, copied) = std::thread::scope(|scope| {
+                let copying = scope.spawn(|| pipeline(vec![client(&s3.said[0], &finished, round)], None, None));
+                let floor = Contender::Floor.run(server, tenant::SCHEMA, directory);
+                (floor, copying.join())
+            });
+            let (copied, usages) = copied.map_err(|_| anyhow::anyhow!("the client's thread panicked"))??;
+            add(BESIDE, BESIDE, floor?.wall.max(copied), usages.first().copied().unwrap_or_default(), None);
         }
         fs::remove_file(&finished)?;
-        for (name, place, in_flight) in [
-            ("Holdfast to S3, 1 part in flight", s3_place(1), holdfast_process::S3_PART.0),
-            ("Holdfast to S3, 4 parts in flight", s3_place(4), 4 * holdfast_process::S3_PART.0),
-            ("Holdfast to the stand-in of Telegram", chat.clone(), 19 << 20),
+        let part = holdfast_process::S3_PART.0;
+        for (name, bound, place, in_flight) in [
+            ("Holdfast to S3, 1 part in flight", BESIDE, s3_place(&s3, 1), part),
+            ("Holdfast to S3, 4 parts in flight", BESIDE, s3_place(&s3, 4), 4 * part),
+            ("Holdfast to a slow S3 server, 1 part in flight", SLOW, s3_place(&slow, 1), part),
+            ("Holdfast to the stand-in of Telegram", FLOOR, chat.clone(), 19 << 20),
         ] {
             order.place = place;
             order.name = format!("backup-{round}-{}", name.replace([' ', ','], "-"));
             let (wall, usage, _) = holdfast_process::run(&order)?;
-            add(name, wall, usage, Some(in_flight));
+            add(name, bound, wall, usage, Some(in_flight));
         }
     }
     Ok(lines)
@@ -94,6 +120,14 @@ fn client(endpoint: &str, file: &Path, round: usize) -> Command {
     command.env("AWS_ACCESS_KEY_ID", s3_server::ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", s3_server::SECRET_KEY);
     command.env("AWS_DEFAULT_REGION", "eu-central-1").env("AWS_EC2_METADATA_DISABLED", "true");
     command
+}
+
+/// The client otherwise sends ten at once.
+fn one_part_at_a_time(mut command: Command, directory: &Path) -> Result<Command> {
+    let config = directory.join("aws-config");
+    fs::write(&config, "[default]\ns3 =\n  max_concurrent_requests = 1\n  multipart_chunksize = 16MB\n")?;
+    command.env("AWS_CONFIG_FILE", config);
+    Ok(command)
 }
 
 /// A server as a process of its own, so that its memory and processor time are not Holdfast's.
@@ -130,6 +164,16 @@ impl Drop for Service {
 pub async fn s3_main() -> Result<()> {
     let server = s3_server::S3Server::start().await;
     println!("{}", server.endpoint());
+    until_told().await
+}
+
+/// The process of an S3 server behind a slow line.
+pub async fn slow_s3_main() -> Result<()> {
+    let server = s3_server::S3Server::start().await;
+    let upstream = server.endpoint().trim_start_matches("http://").parse()?;
+    let proxy = FaultyProxy::start(upstream).await;
+    proxy.inject(Fault::Slow { bytes_per_second: SLOW_BYTES_PER_SECOND }, |_| true, usize::MAX);
+    println!("{}", proxy.url().as_str().trim_end_matches('/'));
     until_told().await
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::jwt::{AuthError, check_subject};
+use super::jwt::{AuthError, check_claimed_subject};
 use crate::{
     config::AuthConfig,
     ids::ProjectId,
@@ -77,7 +77,7 @@ impl Names {
             Some(Value::String(subject)) => subject,
             Some(_) => return Err(AuthError::Claim { name: "sub", problem: "is not a string" }),
         };
-        check_subject(subject)?;
+        check_claimed_subject(subject)?;
         Ok(Caller {
             subject: subject.clone(),
             role: self.role(claims)?,

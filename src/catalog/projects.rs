@@ -5,7 +5,11 @@ use serde::Serialize;
 use sqlx::{PgExecutor, PgPool};
 
 use super::CatalogError;
-use crate::{ids::ProjectId, manifest::DumpScope, tenant::Scope};
+use crate::{
+    ids::{CONTROL_PLANE_PROJECT, ProjectId},
+    manifest::DumpScope,
+    tenant::Scope,
+};
 
 /// One row of `control_plane.projects`. Words from a platform's own rows are kept as they are.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -34,8 +38,15 @@ pub enum ProjectScope {
 }
 
 impl Project {
+    /// Whether it is the control plane itself.
+    pub fn is_control_plane(&self) -> bool {
+        self.id == CONTROL_PLANE_PROJECT
+    }
+
     /// Only these are backed up.
     pub const ACTIVE: &'static str = "ACTIVE";
+    /// Added by an organisation's admin; waits for an operator.
+    pub const PENDING: &'static str = "PENDING";
 
     pub fn is_active(&self) -> bool {
         self.status == Self::ACTIVE
@@ -47,6 +58,15 @@ impl Project {
             Ok(())
         } else {
             Err(CatalogError::NotActive { id: self.id.clone(), status: self.status.clone() })
+        }
+    }
+
+    /// An error that names the status, while no operator has looked at what the project is: its schema may be another's, or may come to be.
+    pub fn require_settled(&self) -> Result<(), CatalogError> {
+        if self.status == Self::PENDING {
+            Err(CatalogError::NotActive { id: self.id.clone(), status: self.status.clone() })
+        } else {
+            Ok(())
         }
     }
 
@@ -106,6 +126,9 @@ pub struct NewProject {
 
 /// Adds a project; [`CatalogError::ProjectExists`] when its id is taken.
 pub async fn add_project(executor: impl PgExecutor<'_>, new: &NewProject) -> Result<Project, CatalogError> {
+    if new.id.as_str() == CONTROL_PLANE_PROJECT {
+        return Err(CatalogError::ProjectExists(new.id.to_string()));
+    }
     let (scope, schema) = match &new.scope {
         ProjectScope::Schema(schema) => ("schema", Some(schema.clone())),
         ProjectScope::WholeDatabase => ("database", None),

@@ -43,7 +43,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     let config = context.config_and_log()?;
     open::with(&config, async |opened| {
         let app = &opened.app;
-        let names = if storage.is_empty() { app.storages.keys().cloned().collect() } else { storage };
+        let names = if storage.is_empty() { app.storages.keys() } else { storage };
         let mut rebuild = Rebuild::new(app, &context.caller, Adopt::Everything, dry_run);
         let mut reports = Vec::new();
         for name in &names {

@@ -1,6 +1,7 @@
 //! `holdfast doctor`: looks at everything that a backup or a restore needs, and says what to do about what is wrong.
 
 mod checks;
+mod service;
 
 use serde::Serialize;
 
@@ -8,11 +9,13 @@ use self::checks::Findings;
 use super::{Context, Exit, Failure};
 use crate::{
     keyring,
+    logging::Verbosity,
     postgres::tools::Tools,
     report::{self, Table},
 };
 
-/// Check everything that backups and restores need: control plane, programs, keys, storages, projects, workers.
+/// Check everything that backups and restores need: control plane, programs, keys, storages, projects, workers; and a service's certificate,
+/// log file and metrics address.
 ///
 /// Writes, reads back and deletes a small object in every storage. Makes the data directory when it is missing and, where no database
 /// is configured, starts the embedded PostgreSQL, which is made at its first start; a configured database is only read. Exit code 1
@@ -53,12 +56,20 @@ pub(super) struct Finding {
 }
 
 pub async fn run(context: &Context, _args: Args) -> anyhow::Result<()> {
-    let config = context.config_and_log()?;
+    let mut config = context.config()?;
     let mut findings = Findings::default();
+    service::log_file(&mut findings, &config);
+    // What a file's place in the log cannot take is a finding, not the end.
+    let file = config.log.file.take();
+    context.start_log(&config, Verbosity::Command, None)?;
+    config.log.file = file;
     // Else the default storage, which lies below it, would make it with a mode that keeps the embedded PostgreSQL out.
     keyring::make_data_dir(&config.data_dir)?;
     checks::data_dir(&mut findings, &config);
     checks::keys(&mut findings, &config);
+    service::tls(&mut findings, &config);
+    service::metrics(&mut findings, &config).await;
+    service::traces(&mut findings, &config);
     checks::storages(&mut findings, &config).await;
     let tools = Tools::discover(&config.tools).await;
     checks::control_plane(&mut findings, &config, &tools).await;

@@ -166,7 +166,7 @@ impl Source {
             return Err(Failure::refused("backup.no_digest", message).into());
         };
         let expected = Fingerprint { bytes: backup.size.unsigned_abs(), sha256 };
-        let source = |copy: &Copy| match app.storages.get(&copy.storage).cloned() {
+        let source = |copy: &Copy| match app.storages.get(&copy.storage) {
             Some(storage) => Ok(Self { backup: backup.clone(), copy: copy.clone(), storage, expected }),
             None => Err(not_found(format!("storage {:?} is not configured here", copy.storage))
                 .hint("Add it to the configuration, or fetch another copy with --from.")

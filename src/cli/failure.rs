@@ -7,7 +7,7 @@ use crate::{
     app::OpenError,
     artifact::UnknownWord,
     auth::password::PasswordError,
-    catalog::CatalogError,
+    catalog::{CatalogError, ManageError},
     config::ConfigError,
     db::MigrateError,
     history::HistoryError,
@@ -118,9 +118,10 @@ impl Failure {
         if let Some(error) = cause.downcast_ref::<RequestError>() {
             let exit = match error {
                 RequestError::NotFound { .. } => Exit::NotFound,
-                RequestError::Forbidden(_) | RequestError::Invalid { .. } | RequestError::Conflict { .. } => {
-                    Exit::Refused
-                }
+                RequestError::Forbidden(_)
+                | RequestError::Invalid { .. }
+                | RequestError::Conflict { .. }
+                | RequestError::Busy { .. } => Exit::Refused,
                 RequestError::Database(_) => Exit::ControlPlane,
             };
             let hint = error.hint().map(str::to_owned).or_else(|| not_found_hint(error.code()));
@@ -133,12 +134,23 @@ impl Failure {
                 }
                 CatalogError::NoSuchDatabase(_) => new(Exit::NotFound, "database.not_found"),
                 CatalogError::NotActive { .. } => new(Exit::Refused, "project.not_active"),
+                CatalogError::NotWhole(_) => new(Exit::Refused, "project.not_whole"),
                 CatalogError::ProjectExists(_) => new(Exit::Refused, "project.exists")
                     .hint("Choose another id, or look at it with `holdfast project list`."),
                 CatalogError::Sealed(_) => new(Exit::Refused, "database.sealed")
                     .hint("Every process on one control plane needs the same secrets key: see [secrets] key_file."),
                 CatalogError::Database(_) => new(Exit::ControlPlane, "control_plane.unavailable"),
             });
+        }
+        if let Some(error) = cause.downcast_ref::<ManageError>() {
+            let exit = match error {
+                ManageError::NotFound { .. } => Exit::NotFound,
+                ManageError::Database(_) => Exit::ControlPlane,
+                ManageError::Key(_) => Exit::Unexpected,
+                _ => Exit::Refused,
+            };
+            let hint = error.hint().map(str::to_owned).or_else(|| not_found_hint(error.code()));
+            return Some(Self { hint, ..new(exit, error.code()) });
         }
         if let Some(error) = cause.downcast_ref::<HistoryError>() {
             return Some(match error {
@@ -240,6 +252,9 @@ fn not_found_hint(code: &str) -> Option<String> {
         "project.not_found" => "holdfast project list",
         "backup.not_found" => "holdfast list",
         "job.not_found" => "holdfast job list",
+        "storage.unknown" => "holdfast storage list",
+        "database.not_found" => "holdfast database list",
+        "channel.not_found" => "holdfast channel list",
         _ => return None,
     };
     Some(format!("`{command}` shows what there is."))

@@ -68,11 +68,14 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     .await
 }
 
-/// The status, and how many of the copies that were asked for are missing.
+/// The status, and what else sets the backup apart: a pin, that it is partial, and how many of the copies that were asked for are missing.
 fn status(backup: &Backup) -> String {
-    match backup.copies_missing {
-        0 => backup.status.clone(),
-        1 => format!("{}, 1 copy missing", backup.status),
-        missing => format!("{}, {missing} copies missing", backup.status),
-    }
+    let missing = match backup.copies_missing {
+        0 => None,
+        1 => Some("1 copy missing".to_owned()),
+        missing => Some(format!("{missing} copies missing")),
+    };
+    let partial = backup.is_partial.then(|| "partial".to_owned());
+    let pinned = backup.pinned.then(|| "pinned".to_owned());
+    [Some(backup.status.clone()), partial, pinned, missing].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

@@ -2,26 +2,34 @@
 //! nothing else there, and ends with a documented exit code.
 
 mod api;
+mod audit;
 mod backup;
 mod catalog;
+mod channel;
 mod config;
+mod database;
 mod delete;
 mod demo;
 mod doctor;
 mod download;
 mod failure;
 mod grants;
+mod import;
 mod job;
 mod key;
 mod list;
 mod migrate;
 pub mod open;
+mod pin;
 mod project;
-mod project_discover;
+mod project_files;
 mod recovery_sheet;
 mod resolve;
 mod restore;
+mod retention;
+mod schedule;
 mod serve;
+mod settings_file;
 mod show;
 mod storage;
 mod token;
@@ -41,6 +49,7 @@ use crate::{
     config::{Config, ConfigError},
     logging::{self, Verbosity},
     report,
+    telemetry::{self, TraceLayer},
     tenant::Caller,
 };
 
@@ -111,9 +120,16 @@ pub enum Command {
     Show(show::Args),
     Download(download::Args),
     Delete(delete::Args),
+    Pin(pin::Args),
+    Import(import::Args),
+    Schedule(schedule::Args),
+    Retention(retention::Args),
     Storage(storage::Args),
+    Database(database::Args),
+    Channel(channel::Args),
     Catalog(catalog::Args),
     Job(job::Args),
+    Audit(audit::Args),
     User(user::Args),
     Token(token::Args),
     Key(key::Args),
@@ -158,19 +174,23 @@ impl Context {
     /// # Errors
     /// As [`config`](Self::config).
     pub fn config_and_log(&self) -> Result<Config, ConfigError> {
-        self.started(Verbosity::Command)
+        let config = self.config()?;
+        self.start_log(&config, Verbosity::Command, None)?;
+        Ok(config)
     }
 
-    /// The same of a service.
+    /// The same of a service, with traces where they are configured.
     ///
     /// # Errors
     /// As [`config`](Self::config).
     pub fn config_and_service_log(&self) -> Result<Config, ConfigError> {
-        self.started(Verbosity::Configured)
+        let config = self.config()?;
+        let traces = telemetry::layer(&config.telemetry)?;
+        self.start_log(&config, Verbosity::Configured, traces)?;
+        Ok(config)
     }
 
-    fn started(&self, usual: Verbosity) -> Result<Config, ConfigError> {
-        let config = self.config()?;
+    fn start_log(&self, config: &Config, usual: Verbosity, traces: TraceLayer) -> Result<(), ConfigError> {
         let verbosity = match (self.global.quiet, self.global.verbose) {
             (true, _) => Verbosity::Quiet,
             (false, 0) => usual,
@@ -178,8 +198,7 @@ impl Context {
             (false, 2) => Verbosity::Debug,
             (false, _) => Verbosity::Trace,
         };
-        logging::start(&config.log, verbosity)?;
-        Ok(config)
+        logging::start(&config.log, verbosity, traces)
     }
 
     pub fn is_json(&self) -> bool {
@@ -263,9 +282,16 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Show(args) => show::run(context, args).await,
         Command::Download(args) => download::run(context, args).await,
         Command::Delete(args) => delete::run(context, args).await,
+        Command::Pin(args) => pin::run(context, args).await,
+        Command::Import(args) => import::run(context, args).await,
+        Command::Schedule(args) => schedule::run(context, args).await,
+        Command::Retention(args) => retention::run(context, args).await,
         Command::Storage(args) => storage::run(context, args).await,
+        Command::Database(args) => database::run(context, args).await,
+        Command::Channel(args) => channel::run(context, args).await,
         Command::Catalog(args) => catalog::run(context, args).await,
         Command::Job(args) => job::run(context, args).await,
+        Command::Audit(args) => audit::run(context, args).await,
         Command::User(args) => user::run(context, args).await,
         Command::Token(args) => token::run(context, args),
         Command::Key(args) => key::run(context, args),

@@ -93,6 +93,7 @@ async fn build(
             (_, true) => db::migrate(&app.pool).await?,
             (pending, false) => return Err(not_migrated(&app.control, pending).into()),
         }
+        app.storages.refresh().await?;
     }
     Ok(app)
 }

@@ -7,16 +7,18 @@ use serde_json::json;
 
 use super::{
     Context, Failure,
+    database::without_password,
     open::{self, Opened},
-    project_discover,
+    project_files,
 };
 use crate::{
-    app::App,
-    catalog::{self, CatalogError, NewProject, Project, ProjectScope},
-    db,
-    history::{self, Event},
+    catalog::{self, Project, ProjectScope},
     ids::ProjectId,
-    postgres::{connect::ConnectInfo, inspect},
+    manage::{
+        discover::{self as discovery, Found},
+        projects::{self as manage, AddProject, Home},
+    },
+    postgres::connect::ConnectInfo,
     report::{self, Table},
 };
 
@@ -42,6 +44,16 @@ enum What {
     /// List projects.
     #[command(after_help = "Example:\n  holdfast project list --json")]
     List,
+    /// Say where a project's files are, for backups of type storage; without options, show it.
+    ///
+    /// A directory must lie below one of files.roots where that is set. Files in a bucket are named by a storage of type s3, whose keys
+    /// are used, and a prefix that holds none of its backups.
+    #[command(after_help = "Examples:
+  holdfast project files acme --directory /srv/acme
+  holdfast project files acme --s3 s3-main --prefix uploads/acme
+  holdfast project files acme --none
+  holdfast project files acme --json                              says where they are")]
+    Files(project_files::Args),
     /// Find schemas named tenant_… that belong to no project yet. Enrols them with --add.
     #[command(after_help = "Examples:
   holdfast project discover             says what it would enrol
@@ -84,13 +96,14 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     match args.what {
         What::Add(args) => add(context, args).await,
         What::List => list(context).await,
-        What::Discover { add } => project_discover::run(context, add).await,
+        What::Files(args) => project_files::run(context, args).await,
+        What::Discover { add } => discover(context, add).await,
     }
 }
 
 async fn add(context: &Context, args: Add) -> anyhow::Result<()> {
     // Everything that is wrong with the request itself is said before anything is opened.
-    let database = database(&args)?;
+    let home = database(&args)?.map_or(Home::Control, Home::At);
     let schema = match &args.schema {
         Some(schema) => schema.clone(),
         None => format!("tenant_{}", args.slug.as_deref().unwrap_or(args.id.as_str())),
@@ -98,136 +111,71 @@ async fn add(context: &Context, args: Add) -> anyhow::Result<()> {
     if !args.whole_database {
         check_schema_name(&schema)?;
     }
+    let what = if args.whole_database { manage::What::WholeDatabase } else { manage::What::Schema(schema) };
     let config = context.config_and_log()?;
     open::with(&config, async |opened| {
-        refuse_existing(&opened.app, context, &args.id).await?;
-        let scope = if args.whole_database { ProjectScope::WholeDatabase } else { ProjectScope::Schema(schema) };
-        let (info, database_name) = match database {
-            // The control plane's own database by another way in is still that one.
-            Some(info) if !is_same_database(&info, &opened.app.control) => {
-                let name = database_name(&info);
-                (info, Some(name))
-            }
-            Some(_) | None => (opened.app.control.clone(), None),
-        };
-        if let ProjectScope::Schema(schema) = &scope {
-            refuse_taken(&opened.app, database_name.as_deref(), schema).await?;
-            if let Some(remark) = missing(&info, schema).await {
-                context.warn(&remark);
-            }
-        }
-        let new = NewProject {
+        let new = AddProject {
             id: args.id,
             name: args.name,
             slug: args.slug,
             organization_id: args.organization,
-            scope,
-            database_name,
+            home,
+            what,
+            storages: Vec::new(),
+            retention_days: None,
         };
-        let project = write(opened, context, &new, &info).await?;
-        if context.is_json() {
-            return report::print_json(&shown(&project)?);
+        let added = manage::add(&opened.app, &context.caller, new).await?;
+        if let Some(warning) = &added.warning {
+            context.warn(warning);
         }
-        report::print(&format!("added project {}: {}\n", project.id, what(&project)))
+        if context.is_json() {
+            return report::print_json(&shown(&added.project)?);
+        }
+        report::print(&format!("added project {}: {}\n", added.project.id, what_of(&added.project)))
     })
     .await
 }
 
 /// The database named by the arguments.
 fn database(args: &Add) -> Result<Option<ConnectInfo>, Failure> {
-    let wrong = |error: crate::postgres::connect::InvalidUrl| Failure::refused("database.url", error.to_string());
     if let Some(url) = &args.database_url {
-        let info: ConnectInfo = url.parse().map_err(wrong)?;
-        if info.has_password() {
-            return Err(Failure::refused(
-                "database.url_with_password",
-                "a database URL with a password is not taken as an argument: every user of this machine can read arguments",
-            )
-            .hint("Put the URL into a file with mode 0600 and give --database-url-file FILE. Change a password that others may have seen."));
-        }
-        return Ok(Some(info));
+        return without_password(url, "--database-url-file").map(Some);
     }
     let Some(path) = &args.database_url_file else { return Ok(None) };
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::refused("database.url_file", format!("cannot read {}: {error}", path.display())))?;
+    let wrong = |error: crate::postgres::connect::InvalidUrl| Failure::refused("database.url", error.to_string());
     text.parse().map(Some).map_err(wrong)
 }
 
 /// What a schema may not be called.
-pub(super) fn check_schema_name(schema: &str) -> Result<(), Failure> {
+fn check_schema_name(schema: &str) -> Result<(), Failure> {
     let Some(why) = catalog::schema_name_fault(schema) else { return Ok(()) };
     let shown: String = schema.chars().take(80).collect();
     Err(Failure::refused("project.schema", format!("schema {shown:?} cannot be enrolled: {why}"))
         .hint("Name the tenant's schema with --schema."))
 }
 
-/// Said before the schema is found taken by this very project. The row itself is what decides when two add it at once.
-async fn refuse_existing(app: &App, context: &Context, id: &ProjectId) -> Result<(), CatalogError> {
-    match catalog::project(&app.pool, &context.caller.scope(), id.as_str()).await {
-        Ok(project) => Err(CatalogError::ProjectExists(project.id)),
-        Err(CatalogError::NoSuchProject(_)) => Ok(()),
-        Err(error) => Err(error),
+async fn discover(context: &Context, is_adding: bool) -> anyhow::Result<()> {
+    let config = context.config_and_log()?;
+    let look = async |opened: &Opened| Ok(discovery::discover(&opened.app, &context.caller, is_adding).await?);
+    let found = open::with(&config, look).await?;
+    if context.is_json() {
+        return report::print_json(&found);
     }
-}
-
-async fn refuse_taken(app: &App, database_name: Option<&str>, schema: &str) -> anyhow::Result<()> {
-    match catalog::schema_is_taken(&app.pool, database_name, schema).await? {
-        None => Ok(()),
-        Some(other) => Err(Failure::refused(
-            "project.schema_taken",
-            format!("schema {schema:?} is backed up by project {other:?} already"),
-        )
-        .hint("A schema belongs to one project: a restore of one would replace the other's data.")
-        .into()),
+    if found.is_empty() {
+        return report::print("every schema named tenant_… belongs to a project\n");
     }
-}
-
-/// What is odd about a schema that cannot be seen.
-async fn missing(info: &ConnectInfo, schema: &str) -> Option<String> {
-    let looked = async {
-        let mut connection = info.connect().await?;
-        inspect::schema_oid(&mut connection, schema).await
-    };
-    match looked.await {
-        Ok(Some(_)) => None,
-        Ok(None) => Some(format!("schema {schema:?} does not exist in {info} yet: backups fail until it does")),
-        Err(error) => Some(format!("cannot look for schema {schema:?} in {info}: {error}")),
+    let mut table = Table::new(&["SCHEMA", "PROJECT", ""]);
+    for Found { schema, project_id, added, problem } in found {
+        let remark = problem.unwrap_or_else(|| if added { "added" } else { "would be added" }.to_owned());
+        table.row(vec![schema, project_id.unwrap_or_default(), remark]);
     }
-}
-
-/// The name under which a database's URL is kept.
-fn database_name(info: &ConnectInfo) -> String {
-    format!("{}:{}/{}", info.host, info.port, info.database)
-}
-
-fn is_same_database(one: &ConnectInfo, other: &ConnectInfo) -> bool {
-    database_name(one) == database_name(other)
-}
-
-/// Writes the project, its database's sealed URL and the audit event in one transaction.
-pub(super) async fn write(
-    opened: &Opened,
-    context: &Context,
-    new: &NewProject,
-    info: &ConnectInfo,
-) -> anyhow::Result<Project> {
-    let mut transaction = db::begin(&opened.app.pool).await?;
-    if let Some(name) = &new.database_name {
-        let sealed = opened.app.keys.seal_database(name, info)?;
-        catalog::add_database(&mut *transaction, name, &sealed, &info.to_string()).await?;
+    report::print(&table.render())?;
+    if !is_adding {
+        context.remark("nothing was changed: give --add to enrol them");
     }
-    let project = catalog::add_project(&mut *transaction, new).await?;
-    let event = Event {
-        backup_id: None,
-        project_id: &project.id,
-        event: "project_added",
-        caller: &context.caller,
-        outcome: "ok",
-        detail: json!({ "scope": project.backup_scope, "schema": project.schema_name, "database": project.database_name }),
-    };
-    history::record(&mut transaction, &event).await?;
-    transaction.commit().await?;
-    Ok(project)
+    Ok(())
 }
 
 /// A project with the schema that is meant.
@@ -240,7 +188,7 @@ fn shown(project: &Project) -> anyhow::Result<serde_json::Value> {
     Ok(object)
 }
 
-fn what(project: &Project) -> String {
+fn what_of(project: &Project) -> String {
     match project.scope() {
         ProjectScope::Schema(schema) => format!("schema {schema}"),
         ProjectScope::WholeDatabase => "whole database".to_owned(),
@@ -257,7 +205,7 @@ async fn list(context: &Context) -> anyhow::Result<()> {
         }
         let mut table = Table::new(&["PROJECT", "NAME", "STATUS", "WHAT", "DATABASE", "ORGANISATION"]);
         for project in projects {
-            let what = what(&project);
+            let what = what_of(&project);
             let database = project.database_name.unwrap_or_else(|| "(control plane's)".to_owned());
             let organization = project.organization_id.unwrap_or_default();
             table.row(vec![project.id, project.name, project.status, what, database, organization]);

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{Context, Exit, Failure, backup::queued, open, resolve, wait};
 use crate::{
     app::App,
-    catalog::{self, Project, ProjectScope},
+    artifact::BackupType,
+    catalog::{self, FileSource, Project, ProjectScope},
     history::{self, Backup, BackupStatus},
     jobs::{
         queue::Job,
@@ -16,8 +17,8 @@ use crate::{
 
 /// Restore a backup in place of what the project has now.
 ///
-/// Without --confirm nothing is done: it says what would be replaced and ends with 2. The restore is all or nothing. The schema that
-/// it replaces is kept for `restore.undo_hours`; until then `holdfast undo JOB` gives it back. A whole-database project is restored
+/// Without --confirm nothing is done: it says what would be replaced and ends with 2. The restore is all or nothing. The schema or
+/// directory that it replaces is kept for `restore.undo_hours`; until then `holdfast undo JOB` gives it back. A whole-database project is restored
 /// into a new database. Exit code 4 when it failed (everything is as before), 6 when counts differ from those at the dump.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -64,7 +65,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
 /// Says what would be replaced, and refuses.
 async fn dry_run(app: &App, context: &Context, backup: &Backup, target: Option<&str>) -> anyhow::Result<()> {
     let project = catalog::project(&app.pool, &context.caller.scope(), &backup.project_id).await?;
-    let replaced = replaced(&project, target);
+    let is_of_files = backup.r#type == BackupType::Storage.as_str();
+    let replaced = if is_of_files { replaced_files(app, &project).await? } else { replaced(&project, target) };
+    let files = backup.manifest().and_then(|manifest| Some(manifest.body.files()?.file_count));
     let now = app.clock.now();
     if context.is_json() {
         report::print_json(&json!({
@@ -76,6 +79,7 @@ async fn dry_run(app: &App, context: &Context, backup: &Backup, target: Option<&
             "created_at": backup.created_at,
             "table_count": backup.table_count,
             "row_count": backup.row_count,
+            "file_count": files,
         }))?;
     } else {
         report::print(&fields(&[
@@ -84,9 +88,10 @@ async fn dry_run(app: &App, context: &Context, backup: &Backup, target: Option<&
             ("taken", Some(instant_and_age(backup.created_at, now))),
             ("tables", backup.table_count.map(|n| n.to_string())),
             ("rows", backup.row_count.map(|n| n.to_string())),
+            ("files", files.map(|n| n.to_string())),
             ("project", Some(format!("{} ({})", project.id, project.name))),
             ("would replace", Some(replaced.clone())),
-            ("undo", undo_note(app, &project)),
+            ("undo", if is_of_files { Some(kept_note(app)) } else { undo_note(app, &project) }),
         ]))?;
     }
     if !backup.is(BackupStatus::Completed) {
@@ -111,9 +116,22 @@ fn replaced(project: &Project, target: Option<&str>) -> String {
     }
 }
 
+async fn replaced_files(app: &App, project: &Project) -> anyhow::Result<String> {
+    Ok(match catalog::files(&app.pool, &project.id).await? {
+        Some(files @ FileSource::Directory(_)) => format!("{files} and everything in it"),
+        Some(files @ FileSource::Prefix(_)) => {
+            format!("nothing: it goes beside {files}, and the project is pointed there")
+        }
+        None => "nothing: the project has no files".to_owned(),
+    })
+}
+
 fn undo_note(app: &App, project: &Project) -> Option<String> {
-    (project.scope() != ProjectScope::WholeDatabase)
-        .then(|| format!("what is replaced is kept for {} hours", app.config.restore.undo_hours))
+    (project.scope() != ProjectScope::WholeDatabase).then(|| kept_note(app))
+}
+
+fn kept_note(app: &App) -> String {
+    format!("what is replaced is kept for {} hours", app.config.restore.undo_hours)
 }
 
 /// Shows how a restore (or an undo) ended, and fails when it did not end well.
@@ -148,6 +166,7 @@ pub(super) async fn outcome(app: &App, context: &Context, job: &Job) -> anyhow::
             ("status", Some(job.status.clone())),
             ("outcome", outcome),
             ("database", of_result(job, "database").and_then(Value::as_str).map(str::to_owned)),
+            ("prefix", job.result.as_ref().and_then(|r| r.pointer("/files/prefix")?.as_str().map(str::to_owned))),
             ("took", took),
             ("undo", undo_until.map(|until| format!("holdfast undo {}   (until {})", job.id, instant(until)))),
         ]))?;

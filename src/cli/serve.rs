@@ -1,7 +1,5 @@
 //! `holdfast serve`: the API, and a worker beside it, until stopped.
 
-use std::net::SocketAddr;
-
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -9,20 +7,23 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Context, Failure,
     open::{self, Opened},
-    worker::stop_on_signal,
+    worker::{listen_for_metrics, serve_metrics, stop_on_signal},
 };
 use crate::{
     auth::jwt::Verifier,
+    catalog,
     config::Config,
-    http, jobs,
+    http::{self, Listener, Tls},
+    jobs,
     people::{self, SetupToken},
-    report,
+    report, schedule, telemetry,
 };
 
 /// Serve the REST API, and work on jobs, until stopped.
 ///
 /// Listens on `listen.address` (HOLDFAST_LISTEN), by default on this machine alone, port 3000. With `worker.in_serve = false` it
-/// only serves. SIGTERM or Ctrl-C ends it: running jobs get `worker.shutdown_seconds`, then are handed back to the queue.
+/// only serves. With `listen.tls` it speaks HTTPS. SIGTERM or Ctrl-C ends it: running jobs get `worker.shutdown_seconds`, then are handed
+/// back to the queue. SIGHUP opens the log's file anew and looks at the certificate.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   holdfast serve
@@ -33,22 +34,36 @@ pub async fn run(context: &Context, _args: Args) -> anyhow::Result<()> {
     let config = context.config_and_service_log()?;
     // Before anything is started: a port that is taken is the likeliest mistake.
     let listener = listen(&config).await?;
+    let metrics = listen_for_metrics(&config).await?;
     open::with(&config, async |opened| {
         let address = listener.local_addr()?;
         let stop = stop_on_signal()?;
+        catalog::ensure_control_plane(&opened.app.pool).await?;
         let setup = setup_token(opened).await?;
-        announce(context, opened, address, setup.as_ref())?;
-        services(opened, listener, stop).await
+        let scheme = if listener.is_encrypted() { "https" } else { "http" };
+        announce(context, opened, &format!("{scheme}://{address}"), setup.as_ref())?;
+        let scraped = serve_metrics(opened, metrics, stop.clone());
+        let (served, ()) = tokio::join!(services(opened, listener, stop), scraped);
+        telemetry::finish().await;
+        served
     })
     .await
 }
 
-async fn listen(config: &Config) -> Result<TcpListener, Failure> {
+async fn listen(config: &Config) -> Result<Listener, Failure> {
+    let open = |(cert, key)| {
+        Tls::open(cert, key).map_err(|error| {
+            Failure::refused("listen.tls", error.to_string())
+                .hint("Correct listen.tls.cert_file and listen.tls.key_file, or leave both out for plain HTTP.")
+        })
+    };
+    let tls = config.listen.tls.files().map(open).transpose()?;
     let address = config.listen.address;
-    TcpListener::bind(address).await.map_err(|error| {
+    let tcp = TcpListener::bind(address).await.map_err(|error| {
         Failure::refused("listen.address", format!("cannot listen on {address}: {error}"))
             .hint("Set HOLDFAST_LISTEN to a free address, such as 127.0.0.1:3001.")
-    })
+    })?;
+    Ok(Listener::new(tcp, tls))
 }
 
 /// A token for the first operator, where nobody could come in yet: local users are the only ones, and none is an operator. A
@@ -63,8 +78,7 @@ async fn setup_token(opened: &Opened) -> anyhow::Result<Option<SetupToken>> {
 }
 
 /// On standard output: where the API is, and how the first operator is made where there is none.
-fn announce(context: &Context, opened: &Opened, address: SocketAddr, setup: Option<&SetupToken>) -> anyhow::Result<()> {
-    let url = format!("http://{address}");
+fn announce(context: &Context, opened: &Opened, url: &str, setup: Option<&SetupToken>) -> anyhow::Result<()> {
     let control = opened.app.control.to_string();
     if context.is_json() {
         let mut line = serde_json::json!({ "listening": url, "control_plane": control });
@@ -84,8 +98,8 @@ fn announce(context: &Context, opened: &Opened, address: SocketAddr, setup: Opti
     ))
 }
 
-/// API and worker until `stop`. When one ends before, the other is stopped too.
-pub(super) async fn services(opened: &Opened, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+/// API, worker and schedules until `stop`. When one ends before, the other is stopped too.
+pub(super) async fn services(opened: &Opened, listener: Listener, stop: CancellationToken) -> anyhow::Result<()> {
     let app = &opened.app;
     let verifier = Verifier::new(&app.keys.jwt_secret, &app.config.auth, app.clock.clone())
         .map_err(|error| Failure::refused(error.code(), error.to_string()))?;
@@ -102,6 +116,6 @@ pub(super) async fn services(opened: &Opened, listener: TcpListener, stop: Cance
         stop.cancel();
         worked.context("the worker stopped")
     };
-    let (api, worker) = tokio::join!(api, worker);
+    let (api, worker, ()) = tokio::join!(api, worker, schedule::run(app.clone(), stop.clone()));
     api.and(worker)
 }

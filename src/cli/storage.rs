@@ -6,18 +6,21 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Context, Exit, Failure, catalog::tell_problems, open, token::parse_duration};
+use super::{Context, Exit, Failure, catalog::tell_problems, open, settings_file::SettingsFile, token::parse_duration};
 use crate::{
     app::App,
     byte_size::ByteSize,
-    config::StorageConfig,
     history::{self, Holding},
     jobs::{catalog, request},
+    manage::{
+        Mode,
+        storages::{self, Origin, ShownStorage},
+    },
     report::{self, Table},
     storage::{self, Limits, Pace, Probe, ProbeDepth},
 };
 
-/// List, test and sweep storages.
+/// Add, list, test, sweep and remove storages.
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
 pub struct Args {
@@ -32,6 +35,35 @@ enum What {
   holdfast storage list
   holdfast storage list --json")]
     List,
+    /// Add a storage to the control plane. Its settings are stored encrypted, and every process uses it from its next job on.
+    ///
+    /// Settings come from a file or standard input, as TOML or JSON: what [storages.NAME] of the configuration has, with its type.
+    #[command(after_help = "Examples:
+  holdfast storage add offsite --settings /run/secrets/offsite.toml
+  echo '{\"type\": \"local\", \"root\": \"/srv/backups\"}' | holdfast storage add disk --settings -")]
+    Add {
+        /// Its name: letters, digits, '-' and '_'.
+        name: String,
+        #[command(flatten)]
+        settings: SettingsFile,
+    },
+    /// Change settings of a storage that the control plane holds. What is left out stays.
+    #[command(after_help = "Example:\n  echo 'max_rate = \"20 MiB\"' | holdfast storage change offsite --settings -")]
+    Change {
+        name: String,
+        #[command(flatten)]
+        settings: SettingsFile,
+    },
+    /// Remove a storage from the control plane. Refused while copies, projects or jobs need it; what is stored there stays.
+    #[command(after_help = "Examples:
+  holdfast storage remove offsite --dry-run
+  holdfast storage remove offsite")]
+    Remove {
+        name: String,
+        /// Check everything, write nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Test a storage: write a probe, read it back, delete it, and tell what was seen.
     ///
     /// Exit code 1 when it failed (3 when its place is not there).
@@ -65,13 +97,43 @@ enum What {
 }
 
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
+    let settings = match &args.what {
+        What::Add { settings, .. } | What::Change { settings, .. } => Some(settings.read()?),
+        What::List | What::Remove { .. } | What::Test { .. } | What::Sweep { .. } => None,
+    };
     let config = context.config_and_log()?;
-    open::with(&config, async |opened| match args.what {
-        What::List => list(&opened.app, context).await,
-        What::Test { name, thorough } => test(&opened.app, context, &name, thorough).await,
-        What::Sweep { name, older_than, dry_run } => sweep(&opened.app, context, &name, older_than, dry_run).await,
+    open::with(&config, async |opened| {
+        let (app, caller) = (&opened.app, &context.caller);
+        match (args.what, &settings) {
+            (What::Add { name, .. }, Some(settings)) => {
+                tell(context, "added", &storages::add(app, caller, &name, settings).await?)
+            }
+            (What::Change { name, .. }, Some(settings)) => {
+                tell(context, "changed", &storages::change(app, caller, &name, settings).await?)
+            }
+            (What::Remove { name, dry_run }, _) => remove(app, context, &name, dry_run).await,
+            (What::Test { name, thorough }, _) => test(app, context, &name, thorough).await,
+            (What::Sweep { name, older_than, dry_run }, _) => sweep(app, context, &name, older_than, dry_run).await,
+            (What::List | What::Add { .. } | What::Change { .. }, _) => list(app, context).await,
+        }
     })
     .await
+}
+
+fn tell(context: &Context, done: &str, storage: &ShownStorage) -> anyhow::Result<()> {
+    if context.is_json() {
+        return report::print_json(storage);
+    }
+    report::print(&format!("{done} storage {}: test it with `holdfast storage test {}`\n", storage.name, storage.name))
+}
+
+async fn remove(app: &App, context: &Context, name: &str, dry_run: bool) -> anyhow::Result<()> {
+    storages::delete(app, &context.caller, name, if dry_run { Mode::DryRun } else { Mode::Real }).await?;
+    if context.is_json() {
+        return report::print_json(&json!({ "storage": name, "removed": !dry_run, "dry_run": dry_run }));
+    }
+    let done = if dry_run { "would remove" } else { "removed" };
+    report::print(&format!("{done} storage {}\n", report::one_line(name)))
 }
 
 /// One storage as it is listed.
@@ -79,9 +141,10 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
 struct Listed {
     name: String,
     /// `None`: some copy names it, and it is not configured here.
-    r#type: Option<&'static str>,
+    r#type: Option<String>,
     /// Where it is, without secrets.
     place: Option<String>,
+    origin: Option<Origin>,
     part_bytes: Option<u64>,
     parts_in_flight: Option<usize>,
     max_artifact_bytes: Option<u64>,
@@ -92,23 +155,22 @@ struct Listed {
     other_copies: i64,
 }
 
-/// A storage's kind and place, for people. Never a secret.
-fn kind_and_place(config: &StorageConfig) -> (&'static str, String) {
-    (config.kind(), config.place())
-}
-
 async fn list(app: &App, context: &Context) -> anyhow::Result<()> {
     let mut holdings = history::holdings(&app.pool).await?;
     let mut listed = Vec::new();
-    for (name, storage) in &app.storages {
+    for storage in storages::list(app, &context.caller).await? {
+        let name = &storage.name;
+        if let Some(problem) = &storage.problem {
+            context.warn(&report::one_line(&format!("storage {name} cannot be used: {problem}")));
+        }
         let at = holdings.iter().position(|holding| holding.storage == *name);
         let holding = at.map(|at| holdings.swap_remove(at));
-        let what = app.config.storages.get(name).map(kind_and_place);
-        listed.push(row(name, what, Some(storage.limits()), holding));
+        let limits = app.storages.get(name).map(|storage| storage.limits());
+        listed.push(row(name, Some((storage.r#type, storage.place)), limits, Some(storage.origin), holding));
     }
     holdings.sort_by(|a, b| a.storage.cmp(&b.storage));
     for holding in holdings {
-        listed.push(row(&holding.storage.clone(), None, None, Some(holding)));
+        listed.push(row(&holding.storage.clone(), None, None, None, Some(holding)));
     }
     if context.is_json() {
         return report::print_json(&listed);
@@ -119,7 +181,7 @@ async fn list(app: &App, context: &Context) -> anyhow::Result<()> {
     for storage in listed {
         table.row(vec![
             storage.name,
-            storage.r#type.unwrap_or("not configured").to_owned(),
+            storage.r#type.unwrap_or_else(|| "not configured".to_owned()),
             storage.place.unwrap_or_default(),
             size(storage.part_bytes),
             storage.parts_in_flight.map(|n| n.to_string()).unwrap_or_default(),
@@ -132,12 +194,19 @@ async fn list(app: &App, context: &Context) -> anyhow::Result<()> {
     report::print(&table.render())
 }
 
-fn row(name: &str, what: Option<(&'static str, String)>, limits: Option<Limits>, holding: Option<Holding>) -> Listed {
+fn row(
+    name: &str,
+    what: Option<(String, Option<String>)>,
+    limits: Option<Limits>,
+    origin: Option<Origin>,
+    holding: Option<Holding>,
+) -> Listed {
     let (kind, place) = what.unzip();
     Listed {
         name: name.to_owned(),
         r#type: kind,
-        place,
+        place: place.flatten(),
+        origin,
         part_bytes: limits.map(|limits| limits.part.0),
         parts_in_flight: limits.map(|limits| limits.parts_in_flight),
         max_artifact_bytes: limits.and_then(|limits| limits.artifact).map(|size| size.0),

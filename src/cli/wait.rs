@@ -181,7 +181,7 @@ pub fn failure(job: &Job) -> Option<Failure> {
 /// What a job does, for people.
 fn noun(job_type: &str) -> &'static str {
     match job_type {
-        "export_backup" => "the backup",
+        "export_backup" | "export_logs" | "export_storage" => "the backup",
         "restore_backup" => "the restore",
         "undo_restore" => "the undo",
         "verify_backup" => "the verification",

@@ -50,10 +50,11 @@ super::section! {
         session_hours: u32 = 12;
         /// Attempts to log in to one account within 15 minutes; 0 is no limit. Default: 10.
         login_attempts_per_account: u32 = 10;
-        /// Attempts to log in from one address within 15 minutes; 0 is no limit. Behind a proxy all come from the proxy's address.
-        /// Default: 100.
+        /// Attempts to log in from one address within 15 minutes; 0 is no limit. Behind a proxy all come from the proxy's address, unless
+        /// it is named in `listen.trusted_proxies`. Default: 100.
         login_attempts_per_address: u32 = 100;
-        /// Whether cookies are marked `Secure`. They are in any case when a proxy says `X-Forwarded-Proto: https`. Default: false.
+        /// Whether cookies are marked `Secure`. They are in any case with `listen.tls`, and when a proxy says `X-Forwarded-Proto: https`.
+        /// Default: false.
         secure_cookies: bool = false;
     } with {
         /// What the claims are called, `[auth.claims]`.

@@ -27,6 +27,9 @@ super::section! {
         /// Good copies without which a backup does not count as safe: with fewer it is completed, `copies_missing` tells how many are missing,
         /// and retention does not count it. Never more than the storages that take the backup. Default: a copy in each of them.
         required_copies: Option<NonZeroU32> = None;
+        /// The project behind `/backup`: the configured database as a whole, made when an operator first asks for it. Its artifacts are called
+        /// `backups/backup-{time}.{extension}`. Empty: there is none. Default: `holdfast-default`.
+        default_project: String = "holdfast-default".to_owned();
         /// How long `pg_dump` waits for a table's lock, in seconds, before the attempt fails and is retried. Default: 60.
         lock_wait_seconds: u64 = 60;
     }

@@ -9,7 +9,11 @@ use std::{
 };
 
 use super::{Config, LocalStorageConfig, SECTIONS, Secret, StorageConfig, well_known, well_known_telegram::telegram};
-use crate::postgres::connect::SslMode;
+use crate::{
+    artifact::Format,
+    ids::{CONTROL_PLANE_PROJECT, ProjectId},
+    postgres::connect::SslMode,
+};
 
 /// The file that is looked for in the working directory.
 const HERE: &str = "holdfast.toml";
@@ -85,6 +89,7 @@ pub fn load(file: Option<&Path>, environment: &BTreeMap<String, String>) -> Resu
     }
     read_secret_file(&mut config.database.url, config.database.url_file.as_deref(), "database.url")?;
     read_secret_file(&mut config.auth.jwt_secret, config.auth.jwt_secret_file.as_deref(), "auth.jwt_secret")?;
+    read_secret_file(&mut config.metrics.token, config.metrics.token_file.as_deref(), "metrics.token")?;
     for (name, storage) in &mut config.storages {
         read_storage_secrets(name, storage)?;
     }
@@ -94,8 +99,24 @@ pub fn load(file: Option<&Path>, environment: &BTreeMap<String, String>) -> Resu
     }
     well_known::s3(&mut config.storages, environment)?;
     telegram(&mut config.storages, environment)?;
+    config.auth.secure_cookies |= config.listen.tls.files().is_some();
     check(&config)?;
     Ok(config)
+}
+
+/// Reads the settings of one thing as somebody has written them: TOML, or a JSON object.
+///
+/// # Errors
+/// Says where it is not valid, without repeating anything of it.
+pub fn settings_from_text(text: &str) -> Result<serde_json::Value, ConfigError> {
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text).map_err(|error| {
+            ConfigError::Invalid(format!("not valid JSON: look at line {}, column {}", error.line(), error.column()))
+        });
+    }
+    let source = config::File::from_str(text, config::FileFormat::Toml);
+    let built = config::Config::builder().add_source(source).build().and_then(config::Config::try_deserialize);
+    built.map_err(|error| ConfigError::Invalid(describe(&error, None).trim().to_owned()))
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
@@ -216,10 +237,29 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         }
     }
     config.auth.check().map_err(ConfigError::Invalid)?;
+    config.listen.trusted_networks().map_err(ConfigError::Invalid)?;
+    config.listen.tls.check().map_err(ConfigError::Invalid)?;
+    config.metrics.check().map_err(ConfigError::Invalid)?;
+    config.telemetry.check().map_err(ConfigError::Invalid)?;
+    config.schedules.check().map_err(ConfigError::Invalid)?;
+    config.retention.check().map_err(ConfigError::Invalid)?;
     if let Some(url) = &config.database.url {
         url.expose() // parsed, and the error never repeats it
             .parse::<crate::postgres::connect::ConnectInfo>()
             .map_err(|error| ConfigError::Invalid(format!("database.url: {error}")))?;
+    }
+    if !Format::DUMPS.contains(&config.backup.format) {
+        let known = Format::DUMPS.iter().map(|format| format.as_str()).collect::<Vec<_>>().join(", ");
+        return refuse(format!("backup.format: {} is no format of a dump: use one of {known}", config.backup.format));
+    }
+    let default_project = &config.backup.default_project;
+    if default_project == CONTROL_PLANE_PROJECT {
+        return refuse(format!("backup.default_project: {CONTROL_PLANE_PROJECT} is the control plane itself"));
+    }
+    if !default_project.is_empty() {
+        default_project
+            .parse::<ProjectId>()
+            .map_err(|error| ConfigError::Invalid(format!("backup.default_project: {error}")))?;
     }
     for (name, value, low, high) in [
         ("backup.timeout_seconds", config.backup.timeout_seconds as i64, 1, 7 * 86_400),
@@ -240,10 +280,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         }
     }
     for name in config.storages.keys() {
-        let safe = !name.is_empty()
-            && name.len() <= 63
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-        if !safe {
+        if !super::is_storage_name(name) {
             return refuse(format!("storage name {name:?} is not valid: use 1 to 63 letters, digits, '-' or '_'"));
         }
     }
@@ -350,6 +387,11 @@ mod tests {
             ("[worker]\nconcurrency = 'canary'\n", &[][..], "wrong type"),
             ("[database]\nurl = ['canary']\n", &[][..], "wrong type"),
             ("[storages.x]\ntype = 'tape'\n", &[][..], "tape"),
+            ("[schedules]\nzone = 'Mars/Olympus'\n", &[][..], "schedules.zone: there is no time zone"),
+            ("[schedules]\nschedule_default = '0 2 30 2 *'\n", &[][..], "schedules.schedule_default: cron expression"),
+            ("[schedules]\njitter_minutes = 2000\n", &[][..], "schedules.jitter_minutes is 2000"),
+            ("[retention]\nminimum_good = 0\n", &[][..], "retention.minimum_good is 0"),
+            ("[retention]\nkeep_last = 0\n", &[][..], "retention.keep_last is 0"),
             ("[auth]\nalgorithms = ['none']\n", &[][..], "none"),
             ("[auth]\nalgorithms = []\n", &[][..], "auth.algorithms is empty"),
             ("[auth]\nalgorithms = ['RS256']\n", &[][..], "needs a public key"),

@@ -15,7 +15,7 @@ super::section! {
         level: String = "info".to_owned();
         /// `text` or `json`. Default: `text`.
         format: LogFormat = LogFormat::Text;
-        /// A file that takes the same lines, without colours. Default: none.
+        /// A file that takes the same lines, without colours. It is opened again at SIGHUP, so that it can be rotated. Default: none.
         file: Option<PathBuf> = None;
     }
 }

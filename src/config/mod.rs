@@ -9,15 +9,22 @@ mod backup;
 mod database;
 mod docs;
 mod encryption;
+mod files;
+mod limits;
 mod listen;
 mod load;
 mod log;
+mod metrics;
+mod outgoing;
 mod restore;
+mod retention;
+mod schedules;
 mod secret;
 mod secrets;
 mod storage;
 mod storage_s3;
 mod storage_telegram;
+mod telemetry;
 mod tools;
 mod well_known;
 mod well_known_telegram;
@@ -33,15 +40,22 @@ pub use self::{
     database::DatabaseConfig,
     docs::markdown,
     encryption::EncryptionConfig,
-    listen::ListenConfig,
-    load::{ConfigError, default_data_dir, load},
+    files::FilesConfig,
+    limits::LimitsConfig,
+    listen::{ListenConfig, TlsConfig},
+    load::{ConfigError, default_data_dir, load, settings_from_text},
     log::{LogConfig, LogFormat},
+    metrics::MetricsConfig,
+    outgoing::{IpRange, OutgoingConfig},
     restore::RestoreConfig,
+    retention::RetentionConfig,
+    schedules::SchedulesConfig,
     secret::Secret,
     secrets::SecretsConfig,
-    storage::{LocalStorageConfig, StorageConfig},
+    storage::{LocalStorageConfig, StorageConfig, is_storage_name},
     storage_s3::{S3Checksum, S3StorageConfig},
     storage_telegram::{ChatId, TelegramProfile, TelegramStorageConfig},
+    telemetry::TelemetryConfig,
     tools::ToolsConfig,
     worker::WorkerConfig,
 };
@@ -125,15 +139,22 @@ pub struct Config {
     /// Where keys, the embedded PostgreSQL and the default storage live. `HOLDFAST_DATA_DIR`.
     pub data_dir: PathBuf,
     pub listen: ListenConfig,
+    pub limits: LimitsConfig,
     pub database: DatabaseConfig,
     pub auth: AuthConfig,
     pub backup: BackupConfig,
+    pub schedules: SchedulesConfig,
+    pub retention: RetentionConfig,
     pub restore: RestoreConfig,
     pub encryption: EncryptionConfig,
+    pub files: FilesConfig,
     pub worker: WorkerConfig,
     pub tools: ToolsConfig,
     pub secrets: SecretsConfig,
+    pub outgoing: OutgoingConfig,
     pub log: LogConfig,
+    pub metrics: MetricsConfig,
+    pub telemetry: TelemetryConfig,
     /// Storages by name. Without any, one local storage named `local` below the data directory.
     pub storages: BTreeMap<String, StorageConfig>,
 }
@@ -141,14 +162,22 @@ pub struct Config {
 /// Every section with its heading, in the order of the documentation.
 pub(crate) const SECTIONS: &[(&str, &str, &[Field])] = &[
     ("listen", ListenConfig::ABOUT, ListenConfig::FIELDS),
+    ("listen.tls", TlsConfig::ABOUT, TlsConfig::FIELDS),
+    ("limits", LimitsConfig::ABOUT, LimitsConfig::FIELDS),
     ("database", DatabaseConfig::ABOUT, DatabaseConfig::FIELDS),
     ("auth", AuthConfig::ABOUT, AuthConfig::FIELDS),
     ("auth.claims", ClaimsConfig::ABOUT, ClaimsConfig::FIELDS),
     ("backup", BackupConfig::ABOUT, BackupConfig::FIELDS),
+    ("schedules", SchedulesConfig::ABOUT, SchedulesConfig::FIELDS),
+    ("retention", RetentionConfig::ABOUT, RetentionConfig::FIELDS),
     ("restore", RestoreConfig::ABOUT, RestoreConfig::FIELDS),
     ("encryption", EncryptionConfig::ABOUT, EncryptionConfig::FIELDS),
+    ("files", FilesConfig::ABOUT, FilesConfig::FIELDS),
     ("worker", WorkerConfig::ABOUT, WorkerConfig::FIELDS),
     ("tools", ToolsConfig::ABOUT, ToolsConfig::FIELDS),
     ("secrets", SecretsConfig::ABOUT, SecretsConfig::FIELDS),
+    ("outgoing", OutgoingConfig::ABOUT, OutgoingConfig::FIELDS),
     ("log", LogConfig::ABOUT, LogConfig::FIELDS),
+    ("metrics", MetricsConfig::ABOUT, MetricsConfig::FIELDS),
+    ("telemetry", TelemetryConfig::ABOUT, TelemetryConfig::FIELDS),
 ];

@@ -15,6 +15,13 @@ pub enum StorageConfig {
     Telegram(Box<TelegramStorageConfig>),
 }
 
+/// Whether a name can be a storage's: 1 to 63 letters, digits, '-' or '_', and no option of a command.
+pub fn is_storage_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && !name.starts_with('-')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+}
+
 impl StorageConfig {
     /// The word that the configuration has for its kind.
     pub fn kind(&self) -> &'static str {

@@ -101,6 +101,38 @@ const COLUMNS: &[Column] = &[
     exactly("jobs", "updated_at", TIME),
     exactly("jobs", "started_at", TIME),
     exactly("jobs", "finished_at", TIME),
+    exactly("schedules", "id", UUID),
+    text("schedules", "name"),
+    text("schedules", "project_id"),
+    text("schedules", "organization_id"),
+    text("schedules", "type"),
+    text("schedules", "cron"),
+    text("schedules", "zone"),
+    exactly("schedules", "retention", JSON),
+    exactly("schedules", "enabled", BOOL),
+    exactly("schedules", "created_at", TIME),
+    text("schedules", "name_pattern"),
+    text("schedules", "format"),
+    text("schedules", "compression"),
+    exactly("schedules", "storages", TEXTS),
+    exactly("schedules", "jitter_minutes", INT),
+    exactly("schedules", "next_slot", TIME),
+    text("schedules", "created_by"),
+    exactly("schedules", "updated_at", TIME),
+    exactly("schedules", "removed_at", TIME),
+    exactly("schedules", "holdfast", BOOL),
+    text("storages", "name"),
+    text("storages", "kind"),
+    text("storages", "settings_sealed"),
+    exactly("storages", "revision", BIG),
+    exactly("channels", "id", UUID),
+    text("channels", "name"),
+    text("channels", "kind"),
+    text("channels", "project_id"),
+    text("channels", "organization_id"),
+    exactly("channels", "events", TEXTS),
+    exactly("channels", "enabled", BOOL),
+    text("channels", "settings_sealed"),
     exactly("users", "id", UUID),
     text("users", "name"),
     text("users", "password_hash"),
@@ -156,9 +188,46 @@ const NEVER_NULL: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Columns into which we write NULL, so an adopted one must allow it.
+const SOMETIMES_NULL: &[(&str, &[&str])] = &[
+    (
+        "schedules",
+        &[
+            "project_id",
+            "organization_id",
+            "name_pattern",
+            "format",
+            "compression",
+            "retention",
+            "jitter_minutes",
+            "next_slot",
+            "created_by",
+            "removed_at",
+        ],
+    ),
+    ("channels", &["project_id", "organization_id"]),
+];
+
+/// Tables whose every row is read as ours, with the columns for which there is no default: the first is the key. Rows without them are nothing
+/// that a migration could complete.
+const WHOLLY_OURS: &[(&str, &[&str])] =
+    &[("storages", &["name", "kind", "settings_sealed"]), ("channels", &["id", "name", "kind", "settings_sealed"])];
+
 /// Tables that we insert into: a column of the platform's that insists on a value would refuse our rows.
-const INSERTED: &[&str] =
-    &["backups", "jobs", "project_logs", "projects", "organizations", "users", "memberships", "sessions", "api_keys"];
+const INSERTED: &[&str] = &[
+    "backups",
+    "jobs",
+    "project_logs",
+    "projects",
+    "organizations",
+    "users",
+    "memberships",
+    "sessions",
+    "api_keys",
+    "storages",
+    "channels",
+    "schedules",
+];
 
 /// Every misfit as the statement that mends it. Empty when the migration can go ahead.
 pub async fn misfits(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
@@ -177,7 +246,25 @@ pub async fn misfits(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
         .fetch_one(pool)
         .await?;
     let mut misfits = Vec::new();
-    for (table, column, found_type, not_null, has_default) in &found {
+    let mut foreign = Vec::new();
+    for (table, needed) in WHOLLY_OURS {
+        let columns: Vec<&str> = found.iter().filter(|row| row.0 == *table).map(|row| row.1.as_str()).collect();
+        let missing: Vec<&str> = needed.iter().copied().filter(|column| !columns.contains(column)).collect();
+        if columns.is_empty() || missing.is_empty() {
+            continue;
+        }
+        // A key is made with the table alone; the others can be added while there are no rows.
+        if missing.contains(&needed[0]) || has_rows(pool, table).await? {
+            foreign.push(*table);
+            misfits.push(format!(
+                "ALTER TABLE control_plane.{table} RENAME TO platform_{table}; -- it is another program's: it has no {}",
+                missing.join(", ")
+            ));
+        }
+    }
+    for (table, column, found_type, not_null, has_default) in
+        found.iter().filter(|row| !foreign.contains(&row.0.as_str()))
+    {
         let at = format!("control_plane.{table}");
         let wanted = COLUMNS.iter().find(|c| c.table == table && c.name == column);
         match wanted {
@@ -185,9 +272,16 @@ pub async fn misfits(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
                 misfits.push(mend_type(&at, column, found_type, wanted.wanted))
             }
             Some(_) => {
-                let needed = NEVER_NULL.iter().any(|(t, columns)| t == table && columns.contains(&column.as_str()));
-                if needed && !not_null {
+                let is_among = |list: &[(&str, &[&str])]| {
+                    list.iter().any(|(t, columns)| t == table && columns.contains(&column.as_str()))
+                };
+                if is_among(NEVER_NULL) && !not_null {
                     misfits.push(format!("ALTER TABLE {at} ALTER COLUMN {column} SET NOT NULL;"));
+                }
+                if is_among(SOMETIMES_NULL) && *not_null {
+                    misfits.push(format!(
+                        "ALTER TABLE {at} ALTER COLUMN {column} DROP NOT NULL; -- Holdfast inserts rows without it"
+                    ));
                 }
             }
             // Once we have migrated, a column that we do not list here is our own.
@@ -209,6 +303,11 @@ pub async fn misfits(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     Ok(misfits)
 }
 
+async fn has_rows(pool: &PgPool, table: &str) -> Result<bool, sqlx::Error> {
+    let sql = format!("SELECT EXISTS (SELECT 1 FROM control_plane.{})", crate::postgres::quote::ident(table));
+    sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(pool).await
+}
+
 fn mend_type(table: &str, column: &str, found: &str, wanted: &str) -> String {
     let using = match (found, wanted) {
         ("timestamp without time zone", "timestamp with time zone") => format!("{column} AT TIME ZONE 'UTC'"),
@@ -225,7 +324,7 @@ async fn narrow_checks(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
          FROM pg_catalog.pg_constraint k \
          JOIN pg_catalog.pg_class c ON c.oid = k.conrelid \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE n.nspname = 'control_plane' AND k.contype = 'c' AND c.relname IN ('backups', 'jobs', 'users', 'api_keys') ORDER BY 1, 2",
+         WHERE n.nspname = 'control_plane' AND k.contype = 'c' AND c.relname IN ('backups', 'jobs', 'users', 'api_keys', 'schedules') ORDER BY 1, 2",
     )
     .fetch_all(pool)
     .await?;
@@ -239,7 +338,7 @@ async fn narrow_checks(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
                     &["pending", "in_progress", "completed", "failed", "cancelled", "expired", "deleted", "damaged"]
                 }
                 ("users" | "api_keys", "role") => &["member", "org_admin", "operator"],
-                ("backups", "type") => &["database", "storage", "logs"],
+                ("backups" | "schedules", "type") => &["database", "storage", "logs"],
                 _ => continue,
             };
             let unknown: Vec<&str> =

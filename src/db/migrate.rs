@@ -3,7 +3,7 @@
 
 use sqlx::{PgPool, migrate::Migrator};
 
-use super::adopt;
+use super::{adopt, public_view};
 
 /// Why the control plane was left as it was.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,7 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
         return Err(MigrateError::DoesNotFit(misfits));
     }
     migrator().run(pool).await?;
+    public_view::create(pool).await?;
     Ok(())
 }
 

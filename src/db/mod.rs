@@ -1,8 +1,9 @@
-//! The control plane's database: the pool, safe transactions, migrations. SQL itself lives in `catalog/`, `history/`, `people/`
-//! and `jobs/queue.rs`.
+//! The control plane's database: the pool, safe transactions, migrations. SQL itself lives in `catalog/`, `history/`, `people/`,
+//! `schedule/` and `jobs/queue.rs`.
 
 mod adopt;
 mod migrate;
+mod public_view;
 
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub fn connect_lazily(info: &ConnectInfo, config: &DatabaseConfig) -> PgPool {
 /// that takes hours. On a Unix socket the server ignores them.
 fn options(info: &ConnectInfo) -> PgConnectOptions {
     info.options().options([
+        // Filters that are not asked for are `$1 IS NULL OR …`: a plan that fits all values at once would use an index for none of them.
+        ("plan_cache_mode", "force_custom_plan"),
         ("idle_in_transaction_session_timeout", "60s"),
         ("tcp_keepalives_idle", "30"),
         ("tcp_keepalives_interval", "10"),

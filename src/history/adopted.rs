@@ -45,8 +45,8 @@ pub async fn adopt(
 ) -> Result<(), HistoryError> {
     sqlx::query!(
         "INSERT INTO control_plane.backups (id, project_id, type, status, file_id, file_name, format, compression, encryption, size, sha256,
-             storage, created_at, expires_at, message)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+             storage, created_at, expires_at, message, is_partial)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         head.backup_id.0,
         head.project_id.as_str(),
         head.backup_type.as_str(),
@@ -62,6 +62,7 @@ pub async fn adopt(
         head.created_at,
         head.expires_at,
         message,
+        head.is_partial,
     )
     .execute(connection)
     .await?;
@@ -74,18 +75,18 @@ pub async fn fill_in(executor: impl PgExecutor<'_>, head: &Head, body: &Body) ->
     let database = body.database();
     sqlx::query!(
         "UPDATE control_plane.backups
-         SET manifest = $2, content_size = $3, content_sha256 = $4, table_count = $5, row_count = $6, pg_version = $7
+         SET manifest = $2, content_size = $3, content_sha256 = $4, table_count = $5, row_count = $6, pg_version = $7,
+             is_partial = is_partial OR $8
          WHERE id = $1 AND manifest IS NULL",
         head.backup_id.0,
         manifest,
         body.content.bytes as i64,
         body.content.sha256.to_string(),
         database.map(|content| content.table_count as i64),
-        database.map(|content| content.row_count as i64),
-        database.map(|content| {
-            let version = content.server_version;
-            format!("{}.{}", version / 10_000, version % 10_000)
-        }),
+        body.row_count().map(|rows| rows as i64),
+        body.server_version().map(|version| format!("{}.{}", version / 10_000, version % 10_000)),
+        // The body cannot be changed without the key.
+        head.is_partial || database.is_some_and(|content| content.partial.is_some()),
     )
     .execute(executor)
     .await?;

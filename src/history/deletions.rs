@@ -32,6 +32,12 @@ pub async fn set_status(executor: impl PgExecutor<'_>, id: BackupId, status: &st
     Ok(())
 }
 
+/// Pins a row that is [held](hold), or takes its pin out.
+pub async fn set_pinned(executor: impl PgExecutor<'_>, id: BackupId, pinned: bool) -> Result<(), HistoryError> {
+    sqlx::query!("UPDATE control_plane.backups SET pinned = $2 WHERE id = $1", id.0, pinned).execute(executor).await?;
+    Ok(())
+}
+
 /// Says why a backup that is marked `deleted` is still here.
 pub async fn deletion_stuck(executor: impl PgExecutor<'_>, id: BackupId, message: &str) -> Result<(), HistoryError> {
     sqlx::query!("UPDATE control_plane.backups SET message = $2 WHERE id = $1 AND status = 'deleted'", id.0, message)
@@ -130,25 +136,27 @@ pub async fn copy_not_deleted(
     Ok(())
 }
 
-/// Moves the whole row with its copies into the history, as the event `deleted`, and out of `backups`. For rows that are [held](hold).
+/// Moves the whole row with its copies into the history, as the event `deleted`, and out of `backups`. For rows that are [held](hold). `job`: the
+/// one that has deleted the files; `None` where they stay.
 pub async fn bury(
     connection: &mut PgConnection,
     id: BackupId,
     caller: &Caller,
-    job: JobId,
+    job: Option<JobId>,
     outcome: &serde_json::Value,
 ) -> Result<(), HistoryError> {
     sqlx::query!(
-        "INSERT INTO control_plane.backup_history (backup_id, project_id, event, actor, outcome, detail)
-         SELECT b.id, b.project_id, 'deleted', $2, 'ok', $4::jsonb || jsonb_build_object(
+        "INSERT INTO control_plane.backup_history (backup_id, project_id, event, actor, address, outcome, detail)
+         SELECT b.id, b.project_id, 'deleted', $2, $5, 'ok', $4::jsonb || jsonb_build_object(
                 'job_id', $3::uuid, 'backup', to_jsonb(b),
                 'copies', (SELECT coalesce(jsonb_agg(to_jsonb(c) ORDER BY c.storage), '[]'::jsonb)
                            FROM control_plane.backup_copies c WHERE c.backup_id = b.id))
          FROM control_plane.backups b WHERE b.id = $1",
         id.0,
         caller.subject,
-        job.0,
+        job.map(|job| job.0),
         outcome,
+        caller.address.map(|address| address.to_string()),
     )
     .execute(&mut *connection)
     .await?;
@@ -160,7 +168,9 @@ pub async fn bury(
     let mut metadata = json!({ "source": "holdfast", "event": "deleted", "actor": caller.subject, "outcome": "ok" });
     metadata["detail"] = outcome.clone();
     metadata["backup_id"] = json!(id);
-    metadata["job_id"] = json!(job);
+    if let Some(job) = job {
+        metadata["job_id"] = json!(job);
+    }
     events::project_log(connection, &project_id, "info", "backup deleted", metadata).await
 }
 

@@ -1,35 +1,54 @@
 //! The history of every backup: what was taken, where its copies are, what happened to it, and the restores made from it.
 
 mod adopted;
+mod answers;
+mod audit;
+mod audit_chain;
+mod audit_head;
+mod audit_verify;
 mod backups;
+mod census;
 mod copies;
 mod deletions;
 mod events;
+mod keeping;
 mod ledger;
 mod notices;
 mod outbox;
 mod recorded;
 mod restores;
+mod single;
 mod spare_ledger;
+mod stale;
 mod stats;
 
 pub use self::{
     adopted::{FoundCopy, Holding, Recorded, add_copy, adopt, fill_in, holdings, recorded},
+    answers::{CallStanding, KeptAnswer, KeyedCall, begin_answer, forget_call, forget_old_answers, keep_answer},
+    audit::{AuditEntry, AuditFilter, audit_entries},
+    audit_chain::{ChainError, ChainKey, Head, chain_head, forget_links, link},
+    audit_head::{Remembering, forget_head, parse_head, remember_head, remembered_head},
+    audit_verify::{Finding, Verified, Wrong, verify_chain},
     backups::{
         Backup, BackupFilter, BackupStatus, Completed, NewBackup, close, complete, create, get, ids_between, list,
         set_s3_address, start, verified,
     },
+    census::{LastSuccess, Troubles, last_successes, troubles},
     copies::{
         Copy, CopyStatus, Standing, WantingCopy, await_copy, copies, copy_failed, has_good_copy_in, hold_stored,
         judge_copy, mark_copy, put_copy, require_copies, settle_copies, wanting_copies,
     },
     deletions::{
         DoomedCopy, Held, StuckDeletion, bury, copy_deleted, copy_not_deleted, deletion_stuck, doomed_copies, hold,
-        is_buried, set_status, stuck_deletions,
+        is_buried, set_pinned, set_status, stuck_deletions,
     },
     events::{Event, LogLine, PastEvent, PeopleEvent, events, job_log, job_log_lines, record, record_people},
+    keeping::{
+        Expiring, KeptBackup, announce_expiring, hold_good, is_read, kept_backups, project_settings,
+        projects_with_backups, set_expiry,
+    },
     ledger::PgLedger,
-    notices::{NewNotice, add_notice},
+    notices::{NewNotice, OnceNotice, add_notice, add_notice_once},
     outbox::{Flushed, Outbox, OutboxEntry, OutboxError, Waiting},
     recorded::{
         DatabaseRecord, FailedFile, ForeignFile, NOT_CHECKED, RecordError, StoredFile, record_failed, record_foreign,
@@ -37,9 +56,13 @@ pub use self::{
     },
     restores::{
         RestoreRow, RestoreState, finish_restore, insert_restore, restore_of_job, rolled_back, running_restores,
-        set_kept, set_restore_state, untidy_restores,
+        set_kept, set_restore_plan, set_restore_state, untidy_restores,
     },
+    single::{forget, id_of_newest_good, id_of_number, is_name_taken, rename},
     spare_ledger::SpareLedger,
+    stale::{
+        ProtectedProject, StaleProject, end_stale, newest_notify_email, protected_projects, raise_stale, stale_projects,
+    },
     stats::{Stats, stats},
 };
 

@@ -78,6 +78,22 @@ pub async fn set_restore_state(
     Ok(())
 }
 
+/// What is known of a restore under way by now.
+pub async fn set_restore_plan(
+    executor: impl PgExecutor<'_>,
+    id: RestoreId,
+    plan: &serde_json::Value,
+) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "UPDATE control_plane.restores SET plan = $2, updated_at = now() WHERE id = $1 AND state = 'running'",
+        id.0,
+        plan
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
 /// Everything is as it was before. A restore that stands is never changed by this.
 pub async fn rolled_back(executor: impl PgExecutor<'_>, id: RestoreId) -> Result<(), HistoryError> {
     sqlx::query!(

@@ -29,11 +29,22 @@ use super::{
     ),
     tags(
         (name = "backup", description = "Backups: take, list, look at, download, verify, restore and delete them."),
+        (name = "single database", description = "The configured database as a whole, in bare answers with numbers as ids."),
         (name = "auth", description = "Logging in and out, and who one is."),
+        (name = "audit", description = "What was done and refused: who, what, when, from where, with which outcome."),
         (name = "users", description = "Local users, for operators and organisation admins."),
         (name = "keys", description = "API keys: what programs use in the place of a token."),
         (name = "jobs", description = "Jobs: what was asked for, how far it has come, cancel and undo."),
-        (name = "health", description = "Whether the service runs and can work. Open to everyone."),
+        (name = "projects", description = "Projects: which tenants there are, what is backed up of them, and how."),
+        (name = "organizations", description = "Organisations: what groups projects and users."),
+        (name = "databases", description = "Databases beside the control plane's own, for operators."),
+        (name = "storages", description = "Storages: where backups are kept, for operators."),
+        (name = "schedules", description = "Schedules: what is backed up when, without being asked."),
+        (name = "retention", description = "Retention: which backups the rules keep, and which go."),
+        (name = "channels", description = "Notice channels: where news of backups goes."),
+        (name = "schedules", description = "Schedules: when backups are taken by themselves."),
+        (name = "retention", description = "Retention: what is kept, what goes, and why."),
+        (name = "health", description = "Whether the service runs and can work, open to everyone; and numbers for operators."),
     ),
 )]
 struct Document;
@@ -84,11 +95,15 @@ pub(super) fn documented(routes: OpenApiRouter<Api>) -> (Router<Api>, OpenApi) {
 /// Adds what follows from an operation's shape.
 fn complete(path: &str, method: HttpMethod, operation: &mut Operation) {
     let mut failures: Vec<(u16, &str)> = Vec::new();
+    if path == "/auth/password" {
+        failures.push((403, "The password of now is wrong, or the call comes from a page of another site."));
+        failures.push((429, "Too many attempts, or too many calls: wait as long as Retry-After says."));
+    }
     if operation.security.is_some() {
         failures.push((401, "No token, or none that is valid."));
         failures.push((403, "The token lacks the scope that this call needs."));
     }
-    if path.contains('{') || operation.request_body.is_some() {
+    if path.contains('{') || path.ends_with("/latest") || operation.request_body.is_some() {
         failures.push((404, "There is no such object within the caller's reach."));
     }
     let has_query = operation.parameters.iter().flatten().any(|parameter| match parameter {
@@ -113,16 +128,28 @@ fn complete(path: &str, method: HttpMethod, operation: &mut Operation) {
         failures.push((403, "The call comes from a page of another site."));
         failures.push((429, "Too many attempts: wait as long as Retry-After says."));
     }
-    // Elsewhere a name that is taken, or the state, tells that a call came twice.
-    if changes_something && makes_a_job {
+    let is_open = operation.security.is_none();
+    let is_keyed = matches!(method, HttpMethod::Post) && !is_open && !path.starts_with("/auth/");
+    if is_keyed || makes_a_job {
         failures.push((400, "The Idempotency-Key is not usable."));
         failures
             .push((409, "The request does not fit the object's state, or its Idempotency-Key was used for another."));
         operation.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));
     }
     if path.ends_with("/events") {
-        failures.push((429, "The caller follows too many jobs at once."));
+        failures.push((429, "The caller follows too many jobs at once, or calls too often."));
     }
+    if makes_a_job {
+        failures.push((
+            429,
+            "The caller calls too often, or the project has too many jobs in flight: wait as long as Retry-After says.",
+        ));
+    }
+    if !matches!(path, "/healthz" | "/readyz" | "/metrics") {
+        failures.push((429, "Too many calls: wait as long as Retry-After says."));
+    }
+    failures.push((414, "The path and query are longer than is allowed."));
+    failures.push((431, "The headers are longer than is allowed."));
     failures.push((500, "A fault of the service."));
     failures.push((503, "The control plane cannot be reached now."));
     for (status, description) in failures {
@@ -142,6 +169,12 @@ fn failure(status: u16, description: &str) -> Response {
             HeaderBuilder::new().schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)))).build();
         response = response.header("WWW-Authenticate", text);
     }
+    if status == 429 {
+        let seconds = HeaderBuilder::new()
+            .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer))))
+            .build();
+        response = response.header("Retry-After", seconds);
+    }
     response.build()
 }
 
@@ -151,7 +184,7 @@ fn idempotency_key() -> Parameter {
         .parameter_in(ParameterIn::Header)
         .required(Required::False)
         .description(Some(
-            "1 to 255 visible ASCII characters. The same key with the same request gives the same job, however often it is sent.",
+            "1 to 255 visible ASCII characters. The same request with the same key is done once, however often it is sent: the job, or the answer, is the same for a day. A secret is not shown again: 409.",
         ))
         .schema(Some(
             ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).min_length(Some(1)).max_length(Some(255)),

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::{
     auth::{jwt::AuthError, password::PasswordError},
-    catalog::CatalogError,
+    catalog::{CatalogError, ManageError},
     history::HistoryError,
     jobs::{queue::QueueError, request::RequestError},
     people::PeopleError,
@@ -114,6 +114,12 @@ impl Problem {
             .hint("The server's log says more under this request id.")
     }
 
+    /// The time for a request is over.
+    pub fn timeout() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "request.timeout", "the request took too long")
+            .hint("Try again later.")
+    }
+
     /// The control plane's database does not answer as it should.
     pub fn unavailable() -> Self {
         Self::new(
@@ -177,9 +183,15 @@ impl From<RequestError> for Problem {
             RequestError::Forbidden(permission) => return forbidden(*permission),
             RequestError::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             RequestError::Conflict { .. } => StatusCode::CONFLICT,
+            RequestError::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
             RequestError::Database(error) => return database(error),
         };
         let problem = Self::new(status, error.code(), error.to_string());
+        let problem = match error {
+            // Nobody knows how long a job takes; a minute is a good time to ask again.
+            RequestError::Busy { .. } => problem.header(RETRY_AFTER, "60"),
+            _ => problem,
+        };
         match error.hint() {
             Some(hint) => problem.hint(hint),
             None => problem,
@@ -253,6 +265,32 @@ impl From<PasswordError> for Problem {
 impl From<CatalogError> for Problem {
     fn from(error: CatalogError) -> Self {
         RequestError::from(error).into()
+    }
+}
+
+impl From<ManageError> for Problem {
+    fn from(error: ManageError) -> Self {
+        let status = match &error {
+            ManageError::Forbidden(permission) => return forbidden(*permission),
+            ManageError::Role(_) | ManageError::Grant(_) => StatusCode::FORBIDDEN,
+            ManageError::NotFound { .. } => StatusCode::NOT_FOUND,
+            ManageError::Exists { .. }
+            | ManageError::ReadOnly(_)
+            | ManageError::InUse { .. }
+            | ManageError::Taken { .. }
+            | ManageError::Sealed { .. } => StatusCode::CONFLICT,
+            ManageError::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            ManageError::Key(_) => {
+                tracing::error!(%error, "a secret cannot be sealed");
+                return Self::internal();
+            }
+            ManageError::Database(error) => return database(error),
+        };
+        let problem = Self::new(status, error.code(), error.to_string());
+        match error.hint() {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        }
     }
 }
 

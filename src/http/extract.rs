@@ -1,19 +1,16 @@
 //! What a handler takes from a request. Whatever is wrong with it becomes a [`Problem`].
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    str::FromStr,
-};
+use std::{net::IpAddr, str::FromStr};
 
 use axum::{
-    Json,
-    extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request},
+    body::HttpBody as _,
+    extract::{FromRequest, FromRequestParts, OptionalFromRequest, Path, Query, Request},
     http::{HeaderMap, StatusCode, header::AUTHORIZATION, request::Parts},
 };
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::{Api, cookie, error::Problem};
+use super::{Api, client::ClientAddress, cookie, error::Problem, json_body, witness, zero_bytes};
 use crate::{
     auth::jwt::{AuthError, Identity},
     ids::{BackupId, JobId},
@@ -57,22 +54,31 @@ impl FromRequestParts<Api> for Signed {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        let (mut caller, via) = if parts.headers.contains_key(AUTHORIZATION) {
-            by_token(api, bearer(&parts.headers)?).await?
-        } else {
-            match cookie::token(&parts.headers) {
-                Some(token) => by_cookie(api, token, parts).await?,
-                None => return Err(Problem::unauthenticated("auth.token_missing", "this call needs a token")),
-            }
-        };
+        let (mut caller, via) = identify(parts, api).await?;
         caller.address = address(parts);
+        witness::caller_is(&caller);
+        api.limits.count_caller(&caller, api.app.clock.now())?;
         Ok(Self(caller, via))
+    }
+}
+
+/// Who has this token, session or API key.
+///
+/// # Errors
+/// It is none that is valid.
+pub async fn identify(parts: &Parts, api: &Api) -> Result<(Caller, Via), Problem> {
+    if parts.headers.contains_key(AUTHORIZATION) {
+        return by_token(api, bearer(&parts.headers)?).await;
+    }
+    match cookie::token(&parts.headers) {
+        Some(token) => by_cookie(api, token, parts).await,
+        None => Err(Problem::unauthenticated("auth.token_missing", "this call needs a token")),
     }
 }
 
 /// Where a request comes from.
 pub fn address(parts: &Parts) -> Option<IpAddr> {
-    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(from)| from.ip().to_canonical())
+    parts.extensions.get::<ClientAddress>().and_then(|ClientAddress(address)| *address)
 }
 
 async fn by_token(api: &Api, token: &str) -> Result<(Caller, Via), Problem> {
@@ -170,9 +176,20 @@ pub struct Body<T>(pub T);
 impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
-        let Json(body) = Json::<T>::from_request(request, api).await?;
-        Ok(Self(body))
+    async fn from_request(request: Request, _: &Api) -> Result<Self, Problem> {
+        json_body::read(request).await.map(Self)
+    }
+}
+
+/// A body that may be left out.
+impl<T: DeserializeOwned> OptionalFromRequest<Api> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Option<Self>, Problem> {
+        if request.body().is_end_stream() {
+            return Ok(None);
+        }
+        <Self as FromRequest<Api>>::from_request(request, api).await.map(Some)
     }
 }
 
@@ -184,6 +201,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        zero_bytes::refuse_in_query(parts.uri.query())?;
         let Query(params) = Query::<T>::from_request_parts(parts, state).await?;
         Ok(Self(params))
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -28,9 +28,7 @@ pub async fn observe(State(limit): State<Duration>, request: Request, next: Next
         let started = Instant::now();
         let mut response = match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,
-            Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "request.timeout", "the request took too long")
-                .hint("Try again later.")
-                .into_response(),
+            Err(_) => Problem::timeout().into_response(),
         };
         if let Some(problem) = response.extensions_mut().remove::<Problem>() {
             let added = std::mem::take(response.headers_mut());
@@ -91,7 +89,7 @@ pub fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::{Router, body::Body, routing::get};
+    use axum::{Router, body::Body, http::StatusCode, routing::get};
     use tower::ServiceExt;
     use tower_http::catch_panic::CatchPanicLayer;
 

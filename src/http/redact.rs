@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::{
-    history::{Backup, Copy, LogLine, PastEvent},
+    history::{AuditEntry, Backup, Copy, LogLine, PastEvent},
     jobs::queue::Job,
     tenant::{Caller, Role},
 };
@@ -52,9 +52,27 @@ pub fn copy(mut copy: Copy, caller: &Caller) -> Copy {
 
 pub fn event(mut event: PastEvent, caller: &Caller) -> PastEvent {
     if !is_told_all(caller) {
-        in_json(&mut event.detail);
+        detail(&mut event.detail, &event.event);
     }
     event
+}
+
+pub fn entry(mut entry: AuditEntry, caller: &Caller) -> AuditEntry {
+    if !is_told_all(caller) {
+        detail(&mut entry.detail, &entry.event);
+    }
+    entry
+}
+
+/// What an event says more. The paths of a refused call are those of this API, as its caller sent them.
+fn detail(detail: &mut Value, event: &str) {
+    let asked = if event == "refused" { ["call", "path"].map(|name| detail.get(name).cloned()) } else { [None, None] };
+    in_json(detail);
+    for (name, value) in ["call", "path"].into_iter().zip(asked) {
+        if let Some(value) = value {
+            detail[name] = value;
+        }
+    }
 }
 
 pub fn line(mut line: LogLine, caller: &Caller) -> LogLine {

@@ -1,9 +1,17 @@
 //! Listens until told to stop, then lets running requests end.
 //!
-//! The process that serves also works on jobs: connections are limited in number, and one that does not send the head of its request
-//! in time is closed, so that slow clients cannot take all descriptors.
+//! With a certificate every connection begins with a TLS handshake, which has as long as the head of a request.
+//! The process that serves also works on jobs: connections are limited in number, all together and from one address; one that does not send
+//! the head of its request in time, or takes nothing of its answer, is closed. So slow clients cannot take all descriptors, nor all places.
 
-use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Extension, Router, extract::ConnectInfo};
 use hyper::server::conn::http1;
@@ -11,15 +19,18 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use ipnet::IpNet;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
-use super::router_until;
+use super::{client, router_until, scrape, stalled::Unstalled, tls::Tls};
 use crate::{app::App, auth::jwt::Verifier};
 
 /// Connections open at once. More wait in the system's queue. Well below the 1024 or more descriptors that a process has, of which
@@ -29,14 +40,108 @@ const MAX_CONNECTIONS: usize = 512;
 /// Time for the head of a request, from the connection's beginning or the end of the answer before.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 
+/// Connections open at once from one address, or one /64 of IPv6 addresses. Proxies that are trusted bring many clients, and have no such limit.
+const MAX_FROM_ONE: usize = 64;
+
+/// Time in which something of an answer must be taken, while there is something to send.
+const WRITE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Connections open at once to the metrics' own address.
+const MAX_SCRAPES: usize = 16;
+
 /// Rest after an `accept` that failed, mostly for want of descriptors.
 const REST: Duration = Duration::from_secs(1);
 
 /// What a listener lets in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Limits {
     connections: usize,
+    from_one: usize,
+    /// Who may have as many connections as there are.
+    trusted: Vec<IpNet>,
     head_within: Duration,
+    write_within: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: MAX_CONNECTIONS,
+            from_one: MAX_FROM_ONE,
+            trusted: Vec::new(),
+            head_within: HEAD_WITHIN,
+            write_within: WRITE_WITHIN,
+        }
+    }
+}
+
+/// How many connections are open from where.
+#[derive(Clone, Debug, Default)]
+struct Open(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// The place of one connection, until it is dropped.
+struct Place {
+    open: Open,
+    block: IpAddr,
+}
+
+impl Open {
+    /// A place for another connection from there, unless it has all that it may have.
+    fn place(&self, from: IpAddr, limits: &Limits) -> Option<Place> {
+        let from = from.to_canonical();
+        let is_trusted = limits.trusted.iter().any(|network| network.contains(&from));
+        let block = if is_trusted { from } else { client::block(from) };
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.get(&block).copied().unwrap_or(0);
+        if count >= limits.from_one && !is_trusted {
+            return None;
+        }
+        open.insert(block, count + 1);
+        drop(open);
+        Some(Place { open: self.clone(), block })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.open.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match open.get_mut(&self.block) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                open.remove(&self.block);
+            }
+        }
+    }
+}
+
+/// Where connections come from, and whether they are encrypted.
+pub struct Listener {
+    tcp: TcpListener,
+    tls: Option<Tls>,
+}
+
+impl Listener {
+    pub const fn new(tcp: TcpListener, tls: Option<Tls>) -> Self {
+        Self { tcp, tls }
+    }
+
+    /// The address that it got.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    pub const fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Self {
+        Self::new(tcp, None)
+    }
 }
 
 /// Serves the API until `shutdown` is ready. Then no connection is taken any more, event streams end, and what still runs has
@@ -44,32 +149,46 @@ struct Limits {
 pub async fn serve(
     app: App,
     verifier: Verifier,
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let grace = Duration::from_secs(app.config.worker.shutdown_seconds);
     let stopping = CancellationToken::new();
+    // Checked when the configuration was read.
+    let trusted = app.config.listen.trusted_networks().unwrap_or_default();
     let router = router_until(app, verifier, stopping.clone());
-    let limits = Limits { connections: MAX_CONNECTIONS, head_within: HEAD_WITHIN };
-    serve_router(router, listener, limits, stopping, shutdown, grace).await;
+    let limits = Limits { trusted, ..Limits::default() };
+    serve_router(router, listener.into(), limits, stopping, shutdown, grace).await;
     Ok(())
+}
+
+/// Serves the metrics, and whether this process works, until `shutdown` is ready: for the address that `metrics.listen` names.
+pub async fn serve_metrics(app: App, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    let limits = Limits { connections: MAX_SCRAPES, ..Limits::default() };
+    let router = scrape::router(app);
+    serve_router(router, listener.into(), limits, CancellationToken::new(), shutdown, Duration::from_secs(1)).await;
 }
 
 async fn serve_router(
     router: Router,
-    listener: TcpListener,
+    listener: Listener,
     limits: Limits,
     stopping: CancellationToken,
     shutdown: impl Future<Output = ()>,
     grace: Duration,
 ) {
+    let Listener { tcp, tls } = listener;
+    if let Some(tls) = tls.clone() {
+        tokio::spawn(tls.watch(stopping.clone()));
+    }
     let room = Arc::new(Semaphore::new(limits.connections));
+    let open = Open::default();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
         let next = async {
             let permit = Arc::clone(&room).acquire_owned().await;
-            (permit, listener.accept().await)
+            (permit, tcp.accept().await)
         };
         let (permit, accepted) = tokio::select! {
             next = next => next,
@@ -78,10 +197,17 @@ async fn serve_router(
         };
         match accepted {
             Ok((stream, from)) => {
-                let connection = connection(router.clone(), stream, from, limits.head_within, stopping.clone());
+                let Some(place) = open.place(from.ip(), &limits) else {
+                    tracing::debug!(%from, "there are too many connections from this address");
+                    continue;
+                };
+                let (router, tls, stopping) = (router.clone(), tls.clone(), stopping.clone());
+                // Below TLS, which would answer writes that are still in its buffers.
+                let stream = Unstalled::new(stream, limits.write_within);
+                let connection = connection(router, tls, stream, from, limits.head_within, stopping);
                 connections.spawn(async move {
                     connection.await;
-                    drop(permit);
+                    drop((permit, place));
                 });
             }
             Err(error) => {
@@ -93,7 +219,7 @@ async fn serve_router(
             }
         }
     }
-    drop(listener);
+    drop(tcp);
     stopping.cancel();
     let ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(grace, ended).await.is_err() {
@@ -101,10 +227,32 @@ async fn serve_router(
     }
 }
 
-/// One connection, with as many requests as it brings.
+/// One connection, encrypted where there is a certificate.
 async fn connection(
     router: Router,
-    stream: TcpStream,
+    tls: Option<Tls>,
+    stream: Unstalled<TcpStream>,
+    from: SocketAddr,
+    head_within: Duration,
+    stopping: CancellationToken,
+) {
+    let Some(tls) = tls else { return requests(router, stream, from, head_within, stopping).await };
+    let shaken = tokio::select! {
+        shaken = timeout(head_within, tls.accept(stream)) => shaken,
+        () = stopping.cancelled() => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => requests(router, stream, from, head_within, stopping).await,
+        // Clients that do not trust us, are too old or speak no TLS: their affair.
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+/// As many requests as a connection brings.
+async fn requests(
+    router: Router,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     from: SocketAddr,
     head_within: Duration,
     stopping: CancellationToken,
@@ -135,17 +283,21 @@ mod tests {
 
     const ASK: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
+    /// More than the system takes for a client that does not read.
+    const LARGE: usize = 64 << 20;
+
     /// A server that answers with the address that asks.
     async fn start(limits: Limits) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new()
             .route("/", get(async |ConnectInfo(from): ConnectInfo<SocketAddr>| from.to_string()))
-            .route("/never", get(std::future::pending::<&'static str>));
+            .route("/never", get(std::future::pending::<&'static str>))
+            .route("/large", get(async || vec![0u8; LARGE]));
         let stop = CancellationToken::new();
         let shutdown = stop.clone().cancelled_owned();
         let grace = Duration::from_millis(200);
-        let server = serve_router(router, listener, limits, CancellationToken::new(), shutdown, grace);
+        let server = serve_router(router, listener.into(), limits, CancellationToken::new(), shutdown, grace);
         (address, stop, tokio::spawn(server))
     }
 
@@ -160,7 +312,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_finish_its_head_is_closed_and_makes_room_for_the_next() {
-        let limits = Limits { connections: 1, head_within: Duration::from_millis(200) };
+        let limits = Limits { connections: 1, head_within: Duration::from_millis(200), ..Limits::default() };
         let (address, stop, server) = start(limits).await;
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
@@ -175,8 +327,116 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_that_takes_nothing_of_its_answer_is_closed_and_makes_room_for_the_next() {
+        let limits = Limits { connections: 1, write_within: Duration::from_millis(300), ..Limits::default() };
+        let (address, stop, server) = start(limits).await;
+        let mut deaf = TcpStream::connect(address).await.unwrap();
+        deaf.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        // Waits for the one place.
+        let answer = timeout(Duration::from_secs(20), send(address, ASK)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let mut rest = Vec::new();
+        let _ = deaf.read_to_end(&mut rest).await; // reset or ended
+        assert!(rest.len() < LARGE, "{}", rest.len());
+        stop.cancel();
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_slowly_or_waits_long_is_served() {
+        let limits = Limits { write_within: Duration::from_millis(300), ..Limits::default() };
+        let (address, stop, server) = start(limits).await;
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let (mut read, mut piece) = (0, vec![0u8; 4 << 20]);
+        let started = std::time::Instant::now();
+        loop {
+            let count = slow.read(&mut piece).await.unwrap();
+            if count == 0 {
+                break;
+            }
+            read += count;
+            // Far slower in all than one write may wait.
+            if started.elapsed() < Duration::from_secs(1) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        assert!(read > LARGE && started.elapsed() > Duration::from_millis(300), "{read} in {:?}", started.elapsed());
+        stop.cancel();
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_address_has_so_many_connections_and_others_still_find_room() {
+        let limits = Limits { from_one: 2, ..Limits::default() };
+        let (address, stop, server) = start(limits).await;
+        let first = TcpStream::connect(address).await.unwrap();
+        let _second = TcpStream::connect(address).await.unwrap();
+        let mut third = TcpStream::connect(address).await.unwrap();
+        assert_eq!(timeout(Duration::from_secs(5), third.read(&mut [0])).await.unwrap().unwrap_or(0), 0);
+        let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+        elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut other = elsewhere.connect(address).await.unwrap();
+        other.write_all(ASK).await.unwrap();
+        let mut answer = String::new();
+        other.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("127.0.0.2:"), "{answer}");
+        // One that leaves makes room.
+        drop(first);
+        let again = async {
+            loop {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let mut answer = String::new();
+                if stream.write_all(ASK).await.is_ok() && stream.read_to_string(&mut answer).await.is_ok_and(|n| n > 0)
+                {
+                    return answer;
+                }
+            }
+        };
+        assert!(timeout(Duration::from_secs(5), again).await.unwrap().starts_with("HTTP/1.1 200"));
+        stop.cancel();
+        server.await.unwrap();
+    }
+
+    #[test]
+    fn a_network_of_64_bits_is_one_address_and_a_trusted_proxy_has_no_limit_of_its_own() {
+        let limits = Limits { from_one: 2, trusted: vec!["10.0.0.0/8".parse().unwrap()], ..Limits::default() };
+        let open = Open::default();
+        let place = |from: &str| open.place(from.parse().unwrap(), &limits);
+        let (one, _two) = (place("2001:db8::1").unwrap(), place("2001:db8::2").unwrap());
+        assert!(place("2001:db8::3").is_none() && place("2001:db8:0:1::3").is_some());
+        drop(one);
+        assert!(place("2001:db8::3").is_some());
+        let many: Vec<Place> = (0..100).filter_map(|_| place("::ffff:10.1.2.3")).collect();
+        assert_eq!(many.len(), 100);
+        drop((many, _two));
+        assert!(open.0.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_begin_its_handshake_is_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (cert, key) = (directory.path().join("cert"), directory.path().join("key"));
+        let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(&cert, pair.cert.pem()).unwrap();
+        std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let listener = Listener::new(tcp, Some(Tls::open(&cert, &key).unwrap()));
+        let limits = Limits { connections: 1, head_within: Duration::from_millis(200), ..Limits::default() };
+        let (never, stopping) = (std::future::pending(), CancellationToken::new());
+        tokio::spawn(serve_router(Router::new(), listener, limits, stopping, never, Duration::ZERO));
+        for beginning in [&b""[..], &[22, 3, 1]] {
+            let mut silent = TcpStream::connect(address).await.unwrap();
+            silent.write_all(beginning).await.unwrap();
+            let closed = tokio::time::timeout(Duration::from_secs(20), silent.read_to_end(&mut Vec::new())).await;
+            assert!(closed.is_ok(), "{beginning:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_stop_ends_idle_connections_at_once_and_cuts_off_requests_after_the_grace() {
-        let limits = Limits { connections: 8, head_within: Duration::from_secs(60) };
+        let limits = Limits { connections: 8, head_within: Duration::from_secs(60), ..Limits::default() };
         let (address, stop, server) = start(limits).await;
         let mut idle = TcpStream::connect(address).await.unwrap();
         idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();

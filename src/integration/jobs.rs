@@ -11,7 +11,7 @@ use crate::{
     jobs::{
         JobType,
         queue::{self, Enqueued, Job, NewJob},
-        request::{self, Export, RequestError, RestoreRequest, UndoRequest, VerifyRequest},
+        request::{self, Asked, ImportRequest, RequestError, RestoreRequest, UndoRequest, VerifyRequest},
     },
     tenant::Caller,
 };
@@ -34,7 +34,9 @@ impl BackupIntegration {
         };
         let caller = self.caller();
         match job_type {
-            JobType::ExportBackup => self.enqueue_export(payload).await,
+            JobType::ExportBackup | JobType::ExportLogs | JobType::ExportStorage => {
+                self.enqueue_export(job_type, payload).await
+            }
             JobType::RestoreBackup => {
                 let request: RestoreRequest = parse(payload)?;
                 Ok(request::restore(app()?, &caller, &request, None).await?)
@@ -47,6 +49,10 @@ impl BackupIntegration {
                 let request: UndoRequest = parse(payload)?;
                 Ok(request::undo(app()?, &caller, request.restore_job_id, None).await?)
             }
+            JobType::ImportBackup => {
+                let request: ImportRequest = parse(payload)?;
+                Ok(request::import(app()?, &caller, &request, None).await?)
+            }
             JobType::DropReplaced | JobType::RepairCopies | JobType::DeleteBackup => {
                 Err(Failure::new("job.type", format!("{job_type} is queued by Holdfast itself")))
             }
@@ -54,15 +60,15 @@ impl BackupIntegration {
     }
 
     /// The payload goes into the row as it came: the worker completes it.
-    async fn enqueue_export(&self, payload: Value) -> Result<Job, Failure> {
+    async fn enqueue_export(&self, job_type: JobType, payload: Value) -> Result<Job, Failure> {
         let pool = self.pool.as_ref().ok_or_else(no_database)?;
-        let request: Export = parse(payload.clone())?;
+        let request = Asked::read(job_type, &payload).map_err(unreadable)?;
         let mut transaction = db::begin(pool).await.map_err(RecordError::Unreachable)?;
-        history::require_project(&mut transaction, &request.project_id).await?;
+        history::require_project(&mut transaction, request.common().project_id).await?;
         let new = NewJob {
             id: JobId::generate(),
-            job_type: JobType::ExportBackup,
-            project_id: Some(request.project_id),
+            job_type,
+            project_id: Some(request.common().project_id.to_owned()),
             payload,
             max_attempts: self.app.as_ref().map_or(MAX_ATTEMPTS, |app| app.config.worker.max_attempts),
             priority: 0,
@@ -81,8 +87,11 @@ impl BackupIntegration {
 }
 
 fn parse<T: DeserializeOwned>(payload: Value) -> Result<T, Failure> {
-    serde_json::from_value(payload)
-        .map_err(|error| Failure::new("job.payload", format!("the job's payload cannot be read: {error}")))
+    serde_json::from_value(payload).map_err(unreadable)
+}
+
+fn unreadable(error: serde_json::Error) -> Failure {
+    Failure::new("job.payload", format!("the job's payload cannot be read: {error}"))
 }
 
 impl From<RequestError> for Failure {

@@ -138,6 +138,7 @@ impl Sender {
                 parts: stored.parts,
                 created_at: options.created_at,
                 expires_at: Some(options.expires_at),
+                is_partial: false,
             },
             body: Body { content: stored.content, holds: stored.report.holds },
         };

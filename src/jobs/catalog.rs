@@ -13,14 +13,17 @@ use std::{
 use futures::StreamExt;
 use serde::Serialize;
 
-use super::request::{self, RequestError};
+use super::{
+    context::JobError,
+    request::{self, RequestError},
+};
 use crate::{
     app::App,
     catalog::{self, CatalogError, NewProject, ProjectScope},
     clock::Timestamp,
     db,
     history::{self, BackupStatus, Event, FoundCopy, HistoryError, Recorded},
-    ids::{BackupId, ProjectId},
+    ids::{BackupId, CONTROL_PLANE_PROJECT, ProjectId},
     manifest::{DumpScope, Head, Manifest},
     pipeline::{self, ManifestError},
     storage::{self, ErrorKind, Locator, Storage},
@@ -72,9 +75,11 @@ pub struct Problem {
 }
 
 /// Why a manifest was not taken up.
-enum Skip {
+pub(super) enum Skip {
     /// It does not fit; the next one is looked at.
-    Refused { code: &'static str, message: String },
+    Refused(Misfit),
+    /// The storage did not tell.
+    Storage(storage::Error),
     /// The control plane does not answer: there is no point in going on.
     Lost(RequestError),
 }
@@ -99,23 +104,51 @@ impl From<CatalogError> for Skip {
 
 impl From<storage::Error> for Skip {
     fn from(error: storage::Error) -> Self {
-        refused(error.kind.code(), error)
+        Self::Storage(error)
+    }
+}
+
+impl From<Misfit> for Skip {
+    fn from(misfit: Misfit) -> Self {
+        Self::Refused(misfit)
+    }
+}
+
+impl From<Skip> for JobError {
+    fn from(skip: Skip) -> Self {
+        match skip {
+            Skip::Refused(Misfit { code, message }) => Self::fail(code, message),
+            Skip::Storage(error) => error.into(),
+            Skip::Lost(RequestError::Database(error)) => error.into(),
+            Skip::Lost(error) => Self::fail(error.code(), error),
+        }
     }
 }
 
 fn refused(code: &'static str, message: impl ToString) -> Skip {
-    Skip::Refused { code, message: message.to_string() }
+    misfit(code, message).into()
+}
+
+fn misfit(code: &'static str, message: impl ToString) -> Misfit {
+    Misfit { code, message: message.to_string() }
 }
 
 /// One manifest and what lies beside it.
-struct Found {
-    manifest_at: Locator,
-    head: Head,
+pub(super) struct Found {
+    pub manifest_at: Locator,
+    pub head: Head,
     /// `None`: the key is not at hand.
-    manifest: Option<Manifest>,
-    artifact: Option<Locator>,
+    pub manifest: Option<Manifest>,
+    pub artifact: Option<Locator>,
     /// What is wrong with the artifact.
-    fault: Option<String>,
+    pub fault: Option<String>,
+}
+
+/// What does not fit, by a stable word and in words.
+#[derive(Debug)]
+pub(super) struct Misfit {
+    pub code: &'static str,
+    pub message: String,
 }
 
 /// The newest backup that has told what a project is.
@@ -155,13 +188,19 @@ impl<'a> Rebuild<'a> {
             let (manifest, outcome) = match at {
                 Ok(at) => {
                     done.manifests += 1;
-                    (at.key().to_string(), self.take_up(storage, at, &mut done).await)
+                    (at.key().to_string(), self.take_up(storage.as_ref(), at, &mut done).await)
                 }
                 Err(error) => (String::new(), Err(error.into())),
             };
             match outcome {
                 Ok(()) => {}
-                Err(Skip::Refused { code, message }) => done.problems.push(Problem { manifest, code, message }),
+                Err(Skip::Refused(Misfit { code, message })) => {
+                    done.problems.push(Problem { manifest, code, message });
+                }
+                Err(Skip::Storage(error)) => {
+                    let (code, message) = (error.kind.code(), error.to_string());
+                    done.problems.push(Problem { manifest, code, message });
+                }
                 Err(Skip::Lost(error)) => return Err(error),
             }
         }
@@ -248,6 +287,12 @@ impl<'a> Rebuild<'a> {
         done: &mut Rebuilt,
     ) -> Result<(), Skip> {
         let (id, at) = (&found.head.project_id, found.head.created_at);
+        if id.as_str() == CONTROL_PLANE_PROJECT {
+            if !self.dry_run {
+                catalog::ensure_control_plane(&self.app.pool).await?;
+            }
+            return Ok(());
+        }
         let told = found.manifest.as_ref().and_then(|m| m.body.database()).map(|content| match &content.scope {
             DumpScope::Schema { schema } => ProjectScope::Schema(schema.clone()),
             DumpScope::Database { .. } => ProjectScope::WholeDatabase,
@@ -309,8 +354,11 @@ fn everything() -> Scope {
 }
 
 /// Reads a manifest and looks whether its artifact is there, with as many bytes as were recorded.
-async fn look_at(app: &App, storage: &dyn Storage, at: Locator) -> Result<Found, Skip> {
-    let unread = |error: ManifestError| refused(error.code(), error);
+pub(super) async fn look_at(app: &App, storage: &dyn Storage, at: Locator) -> Result<Found, Skip> {
+    let unread = |error: ManifestError| match error {
+        ManifestError::Storage(error) => Skip::Storage(error),
+        other => refused(other.code(), other),
+    };
     let file = pipeline::read_manifest_file(storage, &at).await.map_err(unread)?;
     let head = file.head.clone();
     if head.key.manifest() != *at.key() {
@@ -336,9 +384,9 @@ async fn look_at(app: &App, storage: &dyn Storage, at: Locator) -> Result<Found,
 }
 
 /// Whether the row that is there is of the same backup, and of one that was stored.
-fn fits(row: &Recorded, head: &Head) -> Result<(), Skip> {
+pub(super) fn fits(row: &Recorded, head: &Head) -> Result<(), Misfit> {
     if row.project_id != head.project_id.as_str() {
-        return Err(refused(
+        return Err(misfit(
             "catalog.conflict",
             format!("the control plane has backup {} of another project", head.backup_id),
         ));
@@ -346,11 +394,11 @@ fn fits(row: &Recorded, head: &Head) -> Result<(), Skip> {
     let stored = [BackupStatus::Completed, BackupStatus::Damaged, BackupStatus::Expired];
     if !stored.iter().any(|status| row.status == status.as_str()) {
         let message = format!("the control plane says that backup {} is {}", head.backup_id, row.status);
-        return Err(refused("catalog.not_completed", message));
+        return Err(misfit("catalog.not_completed", message));
     }
     if row.sha256.as_ref().is_some_and(|recorded| *recorded != head.stored.sha256.to_string()) {
         let message = format!("the control plane has backup {} with another SHA-256", head.backup_id);
-        return Err(refused("catalog.conflict", message));
+        return Err(misfit("catalog.conflict", message));
     }
     Ok(())
 }

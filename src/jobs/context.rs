@@ -1,10 +1,14 @@
 //! What a job's handler works with: the job, its lease, a way to report progress, and the reason to stop.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
 
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::queue::{Job, Lease, QueueError};
 use crate::{
@@ -48,13 +52,17 @@ pub struct JobContext {
     pub lease: Lease,
     pub stop: Stop,
     pub progress: watch::Sender<serde_json::Value>,
+    /// When this attempt began.
+    pub began: Instant,
+    /// The stage that the attempt is in, for traces: its end is when the next one begins.
+    stage: Arc<Mutex<Span>>,
 }
 
 /// How an attempt ended when it did not succeed. Whoever understands an error decides.
 #[derive(Debug)]
 pub enum JobError {
-    /// Another attempt may help.
-    Retry { code: &'static str, message: String },
+    /// Another attempt may help, but not before the time that a storage asked for.
+    Retry { code: &'static str, message: String, wait: Option<Duration> },
     /// No attempt will help.
     Fail { code: &'static str, message: String },
     /// The job was told to stop.
@@ -76,7 +84,15 @@ impl JobError {
     }
 
     pub fn retry(code: &'static str, message: impl ToString) -> Self {
-        Self::Retry { code, message: message.to_string() }
+        Self::Retry { code, message: message.to_string(), wait: None }
+    }
+
+    /// The same error; another attempt is made after this time at the earliest.
+    pub fn not_before(self, asked: Option<Duration>) -> Self {
+        match self {
+            Self::Retry { code, message, wait } => Self::Retry { code, message, wait: wait.max(asked) },
+            other => other,
+        }
     }
 
     fn by(may_pass: bool, code: &'static str, message: impl ToString) -> Self {
@@ -136,11 +152,20 @@ impl From<RestoreError> for JobError {
 
 impl From<storage::Error> for JobError {
     fn from(error: storage::Error) -> Self {
-        Self::by(error.kind.may_pass(), error.kind.code(), format!("{error:#}"))
+        Self::by(error.kind.may_pass(), error.kind.code(), format!("{error:#}")).not_before(error.kind.retry_after())
     }
 }
 
 impl JobContext {
+    pub fn new(app: App, job: Job, lease: Lease, stop: Stop, progress: watch::Sender<serde_json::Value>) -> Self {
+        Self { app, job, lease, stop, progress, began: Instant::now(), stage: Arc::new(Mutex::new(Span::none())) }
+    }
+
+    /// What log lines call the job: `ExportBackup`.
+    pub fn component(&self) -> String {
+        component(&self.job.r#type)
+    }
+
     /// The payload as this version writes it.
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, JobError> {
         serde_json::from_value(self.job.payload.clone())
@@ -154,7 +179,9 @@ impl JobContext {
 
     /// A new stage begins: in the progress, in the job's log, and in ours.
     pub async fn stage(&self, stage: &str) {
-        tracing::info!(job = %self.lease.job, "{}: {stage}", self.job.r#type);
+        let span = tracing::info_span!("stage", otel.name = stage);
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = span;
+        tracing::info!(job = %self.lease.job, "{}: {stage}", self.component());
         self.report(serde_json::json!({ "stage": stage }));
         self.log("info", stage).await;
     }
@@ -172,5 +199,33 @@ impl JobContext {
     /// Fails when the job was told to stop.
     pub fn check_stop(&self) -> Result<(), JobError> {
         if self.stop.token.is_cancelled() { Err(JobError::Stopped) } else { Ok(()) }
+    }
+}
+
+/// A job type as the name of a component: `export_backup` is `ExportBackup`.
+pub fn component(job_type: &str) -> String {
+    let mut starts_word = true;
+    let mut name = String::with_capacity(job_type.len());
+    for c in job_type.chars() {
+        match (c, starts_word) {
+            ('_', _) => starts_word = true,
+            (c, true) => {
+                name.extend(c.to_uppercase());
+                starts_word = false;
+            }
+            (c, false) => name.push(c),
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_lines_name_the_component() {
+        assert_eq!(component("export_backup"), "ExportBackup");
+        assert_eq!(component(""), "");
     }
 }

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use super::{
     context::{JobContext, JobError},
     queue::{self, QueueError, Renewal},
-    repair_copies,
+    repair_copies, verify_files,
 };
 use crate::{
     app::App,
@@ -20,7 +20,7 @@ use crate::{
     history::{self, Backup, BackupStatus, Copy, CopyStatus, Event, HistoryError},
     ids::BackupId,
     manifest::Manifest,
-    pipeline::{self, FetchError, Spooled},
+    pipeline::{self, FetchError, ManifestError, Spooled},
     storage::{self, ErrorKind, Locator, Pace, Storage},
     tenant::{Caller, Scope},
     transform::DecodeError,
@@ -41,7 +41,7 @@ pub(super) async fn readable(app: &App, backup: &Backup) -> Result<Vec<Readable>
     let mut found: Vec<Readable> = copies
         .into_iter()
         .filter_map(|copy| {
-            let (at, storage) = (copy.locator()?, Arc::clone(app.storages.get(&copy.storage)?));
+            let (at, storage) = (copy.locator()?, app.storages.get(&copy.storage)?);
             Some(Readable { copy, at, storage })
         })
         .collect();
@@ -104,6 +104,9 @@ pub(super) async fn fetch(context: &JobContext, backup: &Backup, manifest: &Mani
 pub(super) async fn read_through(context: &JobContext, found: &Readable, manifest: &Manifest) -> Result<(), CopyFault> {
     let spooled = spool(context, found.storage.as_ref(), &found.at, manifest).await?;
     let (encoding, keys, content) = (manifest.head.encoding, Arc::clone(&context.app.keys), manifest.body.content);
+    if let Some(files) = manifest.body.files() {
+        return verify_files::read_through(context, spooled, manifest, files).await;
+    }
     let checked =
         tokio::task::spawn_blocking(move || pipeline::check(&spooled, &encoding, &keys.identities, content)).await;
     verdict(checked.map_err(|error| CopyFault::Other(JobError::retry("worker.panic", error)))?)
@@ -157,10 +160,14 @@ async fn seal(context: &JobContext, spooled: &Spooled, manifest: &Manifest) -> R
 }
 
 fn verdict(checked: Result<(), DecodeError>) -> Result<(), CopyFault> {
-    checked.map_err(|error| match error.code() {
+    checked.map_err(of_decoding)
+}
+
+pub(super) fn of_decoding(error: DecodeError) -> CopyFault {
+    match error.code() {
         "artifact.damaged" => CopyFault::Damaged(error.to_string()),
         code => CopyFault::Other(JobError::fail(code, error)),
-    })
+    }
 }
 
 /// Writes down, fenced, that a copy no longer has its bytes.
@@ -220,7 +227,16 @@ pub(super) async fn settle(
 
 /// Removes an artifact and its manifest by name, the manifest first. The names are the same for all attempts, so only the holder of the
 /// lease may: a worker that was paused would else delete its successor's good backup.
-pub(super) async fn remove(context: &JobContext, storage: &dyn Storage, key: &ArtifactName) -> Result<(), JobError> {
+pub(super) async fn remove(
+    context: &JobContext,
+    storage: &dyn Storage,
+    key: &ArtifactName,
+    backup: BackupId,
+) -> Result<(), JobError> {
+    if may_be_anothers(storage, key, backup).await? {
+        context.log("warn", &format!("{key} is left where it is: it may belong to another backup")).await;
+        return Ok(());
+    }
     for name in [key.manifest(), key.clone()] {
         as_holder(context, storage, async {
             if let Some(at) = storage.find(&name).await? {
@@ -231,6 +247,26 @@ pub(super) async fn remove(context: &JobContext, storage: &dyn Storage, key: &Ar
         .await?;
     }
     Ok(())
+}
+
+/// Whether what lies under a name may belong to another backup: the name does not carry this backup's id, and no manifest says that it is this
+/// one's. Two installations that share a storage give the same plain name to what they begin in the same second.
+pub(super) async fn may_be_anothers(
+    storage: &dyn Storage,
+    key: &ArtifactName,
+    backup: BackupId,
+) -> Result<bool, storage::Error> {
+    if key.is_only_of(backup) {
+        return Ok(false);
+    }
+    match storage.find(&key.manifest()).await? {
+        None => Ok(storage.find(key).await?.is_some()),
+        Some(at) => match pipeline::read_manifest_file(storage, &at).await {
+            Ok(file) => Ok(file.head.backup_id != backup),
+            Err(ManifestError::Storage(error)) if error.kind.may_pass() => Err(error),
+            Err(_) => Ok(true),
+        },
+    }
 }
 
 /// Removes one object, as the holder of the lease.

@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::{
     JobType,
     context::{JobContext, JobError},
+    copies,
     queue::{self, Ending, JobStatus, NewJob, QueueError},
-    request::{DELETE_ATTEMPTS, DeletePayload, DeleteRequest, ExportPayload},
+    request::{DELETE_ATTEMPTS, Decided, DeletePayload, DeleteRequest},
 };
 use crate::{
     app::App,
@@ -55,7 +56,7 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         for copy in copies.iter().filter(|copy| !copy.is_over()) {
             context.check_stop()?;
             context.stage(&format!("deleting from {}", copy.storage)).await;
-            match delete_copy(context, key.as_ref(), copy).await {
+            match delete_copy(context, key.as_ref(), id, copy).await {
                 Ok(remains) => write_down(context, id, &copy.storage, Ok(remains.as_deref())).await?,
                 Err(Problem::Stopped) => return Err(JobError::Stopped),
                 Err(problem) => {
@@ -140,7 +141,7 @@ async fn refuse_while_copying(context: &JobContext, backup: &Backup) -> Result<(
 }
 
 /// What the backup's own job was asked for, when that job is still known.
-async fn asked_for(context: &JobContext, backup: &Backup) -> Result<Option<ExportPayload>, JobError> {
+async fn asked_for(context: &JobContext, backup: &Backup) -> Result<Option<Decided>, JobError> {
     let Some(job) = backup.job_id else { return Ok(None) };
     match queue::get(&context.app.pool, &everything(), JobId(job)).await {
         Ok(job) => Ok(serde_json::from_value(job.payload).ok()),
@@ -150,11 +151,7 @@ async fn asked_for(context: &JobContext, backup: &Backup) -> Result<Option<Expor
 }
 
 /// The copies on record, and the storages that an unfinished attempt may have written to without a record.
-async fn doomed(
-    context: &JobContext,
-    id: BackupId,
-    asked: Option<&ExportPayload>,
-) -> Result<Vec<DoomedCopy>, JobError> {
+async fn doomed(context: &JobContext, id: BackupId, asked: Option<&Decided>) -> Result<Vec<DoomedCopy>, JobError> {
     let mut copies = history::doomed_copies(&context.app.pool, id).await?;
     for storage in asked.into_iter().flat_map(|payload| &payload.storages) {
         if context.app.storages.contains_key(storage) && !copies.iter().any(|copy| copy.storage == *storage) {
@@ -165,7 +162,7 @@ async fn doomed(
 }
 
 /// The artifact's name, which is the same in every storage. `None` for a row of a platform's own that tells none.
-fn key_of(backup: &Backup, copies: &[DoomedCopy], asked: Option<&ExportPayload>) -> Option<ArtifactName> {
+fn key_of(backup: &Backup, copies: &[DoomedCopy], asked: Option<&Decided>) -> Option<ArtifactName> {
     let of_copies = copies.iter().find_map(|copy| copy.locator().map(|at| at.key().clone()));
     let of_manifest = || backup.manifest().map(|manifest| manifest.head.key);
     of_copies.or_else(of_manifest).or_else(|| asked.map(|payload| payload.key.clone()))
@@ -176,10 +173,16 @@ fn key_of(backup: &Backup, copies: &[DoomedCopy], asked: Option<&ExportPayload>)
 async fn delete_copy(
     context: &JobContext,
     key: Option<&ArtifactName>,
+    id: BackupId,
     copy: &DoomedCopy,
 ) -> Result<Option<String>, Problem> {
     let storage = context.app.storages.get(&copy.storage).ok_or(Problem::UnknownStorage)?;
     let work = async {
+        // Where nothing was recorded, what has the name need not be this backup's.
+        let key = match key {
+            Some(key) if copy.locator().is_none() && copies::may_be_anothers(storage.as_ref(), key, id).await? => None,
+            key => key,
+        };
         let mut remains = Vec::new();
         let manifest = delete_object(storage.as_ref(), key.map(ArtifactName::manifest), copy.manifest_locator());
         remains.extend(manifest.await?);
@@ -293,7 +296,7 @@ async fn close(context: &JobContext, backup: &Backup) -> Result<bool, JobError> 
         .map(|copy| copy.storage.as_str())
         .collect();
     let outcome = serde_json::json!({ "deleted": deleted, "remains": remains });
-    history::bury(&mut transaction, id, &Caller::system("worker"), context.lease.job, &outcome).await?;
+    history::bury(&mut transaction, id, &Caller::system("worker"), Some(context.lease.job), &outcome).await?;
     let mut result = outcome;
     result["backup_id"] = serde_json::json!(id);
     queue::end(&mut *transaction, context.lease, &Ending::Completed(&result)).await?;

@@ -8,13 +8,14 @@ use super::{
     context::{JobContext, JobError},
     queue::{self, Ending, NewJob},
     restore_backup::{engine, open_held, put_right},
+    restore_files,
 };
 use crate::{
     app::App,
     catalog, db,
     history::{self, Event},
     ids::{BackupId, JobId, RestoreId},
-    restore::Plan,
+    restore::{Plan, files::FilesPlan},
     tenant::{Caller, Scope},
 };
 
@@ -66,6 +67,12 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let dropped = match restore.filter(|restore| restore.id == request.restore_id.0) {
         Some(restore) if restore.undo_until.is_some_and(|until| until <= app.clock.now()) => {
             match (&restore.kept_schema, restore.kept_oid) {
+                (Some(kept), Some(inode)) if let Some(plan) = FilesPlan::read(&restore.plan) => {
+                    context.stage("dropping").await;
+                    let dropped = restore_files::drop_kept(context, &plan, kept, inode).await?;
+                    history::set_kept(&app.pool, request.restore_id, None, None).await?;
+                    dropped.then(|| (kept.clone(), BackupId(restore.backup_id)))
+                }
                 (Some(schema), Some(oid)) => {
                     let project = catalog::project(&app.pool, &everything, &restore.project_id).await?;
                     context.stage("dropping").await;

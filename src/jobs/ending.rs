@@ -6,7 +6,6 @@ use std::time::Duration;
 use rand::RngExt as _;
 
 use super::{
-    JobType,
     context::{JobContext, JobError, StopReason},
     export_backup,
     queue::{self, Ending},
@@ -15,25 +14,37 @@ use crate::{
     db,
     history::{self, BackupStatus, Event},
     ids::BackupId,
+    metrics::{self, Outcome},
     tenant::Caller,
 };
+
+/// The longest that a storage can put a job off: what asks for more is asked again after it.
+const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
 /// Ends the attempt. When even that cannot be written, the lease lapses and another worker takes the job.
 pub async fn settle(context: &JobContext, error: JobError) {
     let (ending, message) = decide(context, error);
     let Some(ending) = ending else {
-        tracing::warn!(job = %context.lease.job, "{}: stopped: the lease was lost to another worker", context.job.r#type);
+        metrics::job_attempt(&context.job.r#type, Outcome::Lost, context.began.elapsed());
+        tracing::warn!(job = %context.lease.job, "{}: stopped: the lease was lost to another worker", context.component());
         return;
     };
-    match &ending {
-        End::Failed => tracing::error!(job = %context.lease.job, "{}: failed: {message}", context.job.r#type),
+    let component = context.component();
+    let outcome = match &ending {
+        End::Failed => {
+            tracing::error!(job = %context.lease.job, "{component}: failed: {message}");
+            Outcome::Failed
+        }
         End::Retry(after) => {
-            tracing::warn!(job = %context.lease.job, "{}: trying again in {} s: {message}", context.job.r#type, after.as_secs());
+            tracing::warn!(job = %context.lease.job, "{component}: trying again in {} s: {message}", after.as_secs());
+            Outcome::Retried
         }
         End::Cancelled | End::HandedBack => {
-            tracing::info!(job = %context.lease.job, "{}: {message}", context.job.r#type)
+            tracing::info!(job = %context.lease.job, "{component}: {message}");
+            if matches!(ending, End::Cancelled) { Outcome::Cancelled } else { Outcome::HandedBack }
         }
-    }
+    };
+    metrics::job_attempt(&context.job.r#type, outcome, context.began.elapsed());
     let level = if matches!(ending, End::Failed) { "error" } else { "warn" };
     context.log(level, &message).await;
     if let Err(error) = write(context, &ending, &message).await {
@@ -61,7 +72,10 @@ fn decide(context: &JobContext, error: JobError) -> (Option<End>, String) {
         (JobError::Retry { message, .. }, None) if context.job.attempts >= context.job.max_attempts => {
             (Some(End::Failed), format!("{message} (after {} attempts)", context.job.attempts))
         }
-        (JobError::Retry { message, .. }, None) => (Some(End::Retry(backoff(context))), message),
+        (JobError::Retry { message, wait, .. }, None) => {
+            let wait = wait.unwrap_or_default().min(LONGEST_WAIT);
+            (Some(End::Retry(backoff(context).max(wait))), message)
+        }
     }
 }
 
@@ -74,11 +88,11 @@ fn backoff(context: &JobContext) -> Duration {
 }
 
 async fn write(context: &JobContext, ending: &End, message: &str) -> anyhow::Result<()> {
-    let is_export = context.job.r#type == JobType::ExportBackup.as_str();
+    let is_export = context.job.takes_backup();
     if is_export && matches!(ending, End::Failed) {
         match export_backup::rescue(context).await {
             Ok(true) => {
-                tracing::info!(job = %context.lease.job, "{}: completed with what an attempt had stored", context.job.r#type);
+                tracing::info!(job = %context.lease.job, "{}: completed with what an attempt had stored", context.component());
                 return Ok(());
             }
             Ok(false) => {}

@@ -1,4 +1,4 @@
-//! `export_backup`: a project's schema or database, dumped into its storages and written into the history.
+//! `export_backup` and the other jobs that take a backup: streamed from its source into the storages, and written into the history.
 //!
 //! What always holds: the backup is `completed` only after every exit status was good, the artifact was committed and read back, and its
 //! manifest lies beside it. An attempt that finds what an earlier one published takes it over, or removes it and begins again.
@@ -10,22 +10,23 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use super::{
+    JobType,
     context::{JobContext, JobError, StopReason},
-    copies, ending,
+    copies, ending, names,
     queue::{self, Ending, Renewal},
     repair_copies,
-    request::{Export, ExportPayload},
-    restore_backup,
+    request::{self, Asked, Decided, ExportPayload},
+    restore_backup, sources,
 };
 use crate::{
     app::App,
-    artifact::{ArtifactName, BackupType, Encryption},
+    artifact::Encryption,
     catalog, db,
-    history::{self, Completed, Event, NewBackup},
-    ids::{BackupId, ProjectId},
-    manifest::{self, Body, Head, Manifest},
+    history::{self, Completed, Event},
+    ids::ProjectId,
+    manifest::{self, Body, FilesContent, Head, Manifest},
+    metrics,
     pipeline::{self, BackupRun, ManifestError, PipelineError, Progress, ReadBack},
-    source::pg_dump::{PgDump, PgDumpOptions},
     storage::{self, ErrorKind, Locator, Pace, Storage},
     tenant::{Caller, Scope},
     transform::EncodeOptions,
@@ -59,9 +60,10 @@ struct Copies {
 /// One attempt.
 pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let app = &context.app;
-    let payload = payload(context).await?;
+    let payload = names::avoid(context, payload(context).await?).await?;
+    let ExportPayload { request, decided: payload } = payload;
     context.check_stop()?;
-    let project = catalog::project(&app.pool, &everything(), &payload.request.project_id).await?;
+    let project = catalog::project(&app.pool, &everything(), request.common().project_id).await?;
     project.require_active()?;
     // A restore that was lost half-way leaves the tenant elsewhere: first it goes back.
     restore_backup::put_right(context, &project).await?;
@@ -75,30 +77,16 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         return Ok(());
     }
 
-    let format =
-        payload.encoding.format.ok_or_else(|| JobError::fail("job.payload", "the job names no format of a dump"))?;
-    let connect = app.project_database(&project).await?;
-    let source = PgDump::new(
-        Arc::clone(&app.tools),
-        PgDumpOptions {
-            scope: project.dump_scope(&connect.database),
-            connect,
-            format,
-            compress_level: None,
-            lock_wait: Duration::from_secs(app.config.backup.lock_wait_seconds),
-            tool: None,
-            exclude_schemas: Vec::new(),
-        },
-    );
     let mut is_proved = true;
     for (name, _) in &fed {
         is_proved &= history::has_good_copy_in(&app.pool, name).await?;
     }
+    let source = sources::open(context, &project, &request, &payload).await?;
     context.stage("dumping").await;
     let (progress, seen) = watch::channel(Progress::default());
     let reporter = tokio::spawn(pass_on(context.clone(), seen));
     let stored = pipeline::back_up(BackupRun {
-        source: Box::new(source),
+        source,
         encode: EncodeOptions {
             encoding: payload.encoding,
             zstd_level: app.config.backup.zstd_level,
@@ -109,7 +97,7 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         storages: fed.clone(),
         name: payload.key.clone(),
         attempt: context.lease.token,
-        caption: payload.request.caption.clone(),
+        caption: request.common().caption.map(str::to_owned),
         max_size: app.config.backup.max_size,
         timeout: Duration::from_secs(app.config.backup.timeout_seconds),
         progress,
@@ -130,13 +118,14 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
             written_by: concat!("holdfast ", env!("CARGO_PKG_VERSION")).to_owned(),
             backup_id: payload.backup_id,
             project_id,
-            backup_type: BackupType::Database,
+            backup_type: request.backup_type(),
             key: payload.key.clone(),
             encoding: payload.encoding,
             stored: stored.stored,
             parts: stored.parts,
             created_at: backup.created_at,
             expires_at: backup.expires_at,
+            is_partial: backup.is_partial,
         },
         body: Body { content: stored.content, holds: stored.report.holds },
     };
@@ -165,14 +154,14 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         let reasons = copies.missing.iter().filter_map(reason).collect::<Vec<_>>().join("; ");
         return Err(JobError::retry("storage.unavailable", format!("no storage took the backup: {reasons}")));
     }
-    remove_parts(context, &copies, &payload.key).await?;
+    remove_parts(context, &copies, &payload).await?;
     complete(context, &manifest, &copies).await
 }
 
 /// Completes the backup with what an earlier attempt has published in full. `false` when there is no such thing.
 async fn complete_earlier(
     context: &JobContext,
-    payload: &ExportPayload,
+    payload: &Decided,
     storages: &[NamedStorage],
     afterwards: &[String],
 ) -> Result<bool, JobError> {
@@ -192,17 +181,18 @@ async fn complete_earlier(
 /// For an attempt that failed, when no further one is made: a backup that is stored in full is completed all the same. What may have failed is
 /// the control plane, as the success was to be written down.
 pub async fn rescue(context: &JobContext) -> Result<bool, JobError> {
-    let payload = payload(context).await?;
+    let payload = payload(context).await?.decided;
     let storages = storages(&context.app, &payload.storages)?;
     let (_, afterwards) = feed(storages.clone());
     complete_earlier(context, &payload, &storages, &afterwards).await
 }
 
 /// Removes what was stored in part, where another storage has it whole.
-async fn remove_parts(context: &JobContext, copies: &Copies, key: &ArtifactName) -> Result<(), JobError> {
+async fn remove_parts(context: &JobContext, copies: &Copies, decided: &Decided) -> Result<(), JobError> {
+    let (key, id) = (&decided.key, decided.backup_id);
     for (name, why) in &copies.missing {
         if let (Missing::Failed(_), Some(storage)) = (why, context.app.storages.get(name))
-            && let Err(error) = copies::remove(context, storage.as_ref(), key).await
+            && let Err(error) = copies::remove(context, storage.as_ref(), key, id).await
         {
             if matches!(error, JobError::Stopped) {
                 return Err(error);
@@ -229,9 +219,9 @@ fn feed(storages: Vec<NamedStorage>) -> (Vec<NamedStorage>, Vec<String>) {
 /// Removes what the attempts have left under final names, when no further one is made. What cannot be removed is remembered in the
 /// copies of the backup.
 pub async fn clean_up(context: &JobContext) -> Result<(), JobError> {
-    let payload = payload(context).await?;
+    let payload = payload(context).await?.decided;
     for (name, storage) in storages(&context.app, &payload.storages)? {
-        if let Err(error) = copies::remove(context, storage.as_ref(), &payload.key).await {
+        if let Err(error) = copies::remove(context, storage.as_ref(), &payload.key, payload.backup_id).await {
             let message = format!("what the attempts may have left could not be removed: {error}");
             context.log("warn", &format!("storage {name}: {message}")).await;
             let mut transaction = db::begin(&context.app.pool).await?;
@@ -265,49 +255,33 @@ fn everything() -> Scope {
 
 /// The payload; for a row that the platform put into `jobs` itself, completed by what a request would have decided.
 async fn payload(context: &JobContext) -> Result<ExportPayload, JobError> {
+    let unreadable = |error| JobError::fail("job.payload", format!("the job's payload cannot be read: {error}"));
+    let job_type: JobType = context.job.r#type.parse().map_err(|error| JobError::fail("job.type", error))?;
     let stored = queue::payload(&context.app.pool, context.lease).await?;
     if stored.get("backup_id").is_some() {
-        return serde_json::from_value(stored)
-            .map_err(|error| JobError::fail("job.payload", format!("the job's payload cannot be read: {error}")));
+        return ExportPayload::read(job_type, &stored).map_err(unreadable);
     }
     let app = &context.app;
-    let mut request: Export =
-        serde_json::from_value(context.job.payload.get("request").unwrap_or(&context.job.payload).clone())
-            .map_err(|error| JobError::fail("job.payload", format!("the job's payload cannot be read: {error}")))?;
+    let asked = context.job.payload.get("request").unwrap_or(&context.job.payload);
+    let mut request = Asked::read(job_type, asked).map_err(unreadable)?;
     // What keeps jobs of one project apart is the row's own column.
+    let named = request.project_id_mut();
     match &context.job.project_id {
-        Some(id) if request.project_id.is_empty() || request.project_id == *id => request.project_id.clone_from(id),
+        Some(id) if named.is_empty() || named == id => named.clone_from(id),
         Some(id) => {
-            let message = format!("the row names project {id:?}, its payload {:?}", request.project_id);
+            let message = format!("the row names project {id:?}, its payload {named:?}");
             return Err(JobError::fail("job.project", message));
         }
         None => return Err(JobError::fail("job.project", "the row names no project: set project_id")),
     }
-    let invalid = |error: super::request::RequestError| JobError::fail(error.code(), error);
-    let project = catalog::project(&app.pool, &everything(), &request.project_id).await?;
-    project.require_active()?;
-    let encoding = super::request::encoding(app, &request).map_err(invalid)?;
-    let storages = super::request::storages(app, &request.storages).map_err(invalid)?;
-    let project_id: ProjectId = project.id.parse().map_err(|error| JobError::fail("project.id", error))?;
-    let (backup_id, now) = (BackupId::generate(), app.clock.now());
-    let expires_at = super::request::expiry(app, &request, now).map_err(invalid)?;
-    let key = ArtifactName::of_backup(&project_id, backup_id, now, &encoding);
-    let payload = ExportPayload { request, backup_id, key: key.clone(), encoding, storages };
-    let new = NewBackup {
-        id: backup_id,
-        project_id: project.id,
-        backup_type: BackupType::Database,
-        key,
-        encoding,
-        is_scheduled: false,
-        is_partial: false,
-        job_id: context.lease.job,
-        created_by: context.job.created_by.clone().unwrap_or_else(|| "platform".to_owned()),
-        created_at: now,
-        expires_at,
-    };
-    let json = serde_json::to_value(&payload).map_err(|error| JobError::fail("job.payload", error))?;
+    let project = catalog::project(&app.pool, &everything(), request.common().project_id).await?;
+    let created_by = context.job.created_by.as_deref().unwrap_or("platform");
+    let (mut payload, mut new) =
+        request::decide(app, &project, request, context.lease.job, created_by, request::Origin::Manual)
+            .map_err(|error| JobError::fail(error.code(), error))?;
     let mut transaction = db::begin(&app.pool).await?;
+    names::choose(&mut transaction, app, &project, &mut payload, &mut new).await?;
+    let json = serde_json::to_value(&payload).map_err(|error| JobError::fail("job.payload", error))?;
     queue::set_payload(&mut *transaction, context.lease, &json).await?;
     history::create(&mut *transaction, &new).await?;
     transaction.commit().await?;
@@ -318,7 +292,7 @@ fn storages(app: &App, names: &[String]) -> Result<Vec<NamedStorage>, JobError> 
     names
         .iter()
         .map(|name| match app.storages.get(name) {
-            Some(storage) => Ok((name.clone(), Arc::clone(storage))),
+            Some(storage) => Ok((name.clone(), storage)),
             None => Err(JobError::fail("storage.unknown", format!("storage {name:?} is no longer configured"))),
         })
         .collect()
@@ -338,7 +312,7 @@ fn recipients(app: &App, encryption: Encryption) -> Result<Vec<age::x25519::Reci
 /// What an earlier attempt published in full, if anything; what it published in part is removed.
 async fn take_over(
     context: &JobContext,
-    payload: &ExportPayload,
+    payload: &Decided,
     storages: &[NamedStorage],
 ) -> Result<Option<(Manifest, Vec<Published>)>, JobError> {
     let mut found: Option<(Manifest, Vec<Published>)> = None;
@@ -351,7 +325,7 @@ async fn take_over(
                 found.get_or_insert_with(|| (*manifest, Vec::new())).1.push(copy);
             }
             Ok(Left::Whole(..) | Left::Useless) => {
-                match copies::remove(context, storage.as_ref(), &payload.key).await {
+                match copies::remove(context, storage.as_ref(), &payload.key, payload.backup_id).await {
                     Ok(()) => {}
                     Err(JobError::Stopped) => return Err(JobError::Stopped),
                     Err(error) => {
@@ -382,7 +356,7 @@ enum Left {
 /// Fails when the storage does not let it be known.
 async fn left_in(
     context: &JobContext,
-    payload: &ExportPayload,
+    payload: &Decided,
     name: &str,
     storage: &dyn Storage,
 ) -> Result<Left, storage::Error> {
@@ -429,7 +403,13 @@ fn decide(error: PipelineError) -> JobError {
         PipelineError::Storage { ref error, .. } if error.kind == ErrorKind::Exists => {
             JobError::retry("storage.exists", error)
         }
-        other if other.may_pass() => JobError::retry(other.code(), other),
+        other if other.may_pass() => {
+            let wait = match &other {
+                PipelineError::Storage { error, .. } => error.kind.retry_after(),
+                _ => None,
+            };
+            JobError::retry(other.code(), other).not_before(wait)
+        }
         other => JobError::fail(other.code(), other),
     }
 }
@@ -463,7 +443,8 @@ async fn complete(context: &JobContext, manifest: &Manifest, copies: &Copies) ->
     let project_id = manifest.head.project_id.as_str();
     let mut transaction = db::begin(&app.pool).await?;
     queue::fence(&mut transaction, context.lease).await?;
-    history::complete(&mut *transaction, id, &Completed { manifest, storage, message: None }).await?;
+    let remark = manifest.body.files().and_then(FilesContent::remark);
+    history::complete(&mut *transaction, id, &Completed { manifest, storage, message: remark.as_deref() }).await?;
     history::require_copies(&mut *transaction, id, required).await?;
     for copy in published {
         let Published { storage, artifact, manifest, read_back } = copy;
@@ -485,7 +466,8 @@ async fn complete(context: &JobContext, manifest: &Manifest, copies: &Copies) ->
     }
     let content = manifest.body.database();
     let detail = serde_json::json!({
-        "job_id": context.lease.job, "size": manifest.head.stored.bytes, "tables": content.map(|c| c.table_count), "rows": content.map(|c| c.row_count),
+        "job_id": context.lease.job, "size": manifest.head.stored.bytes, "tables": content.map(|c| c.table_count), "rows": manifest.body.row_count(),
+        "files": manifest.body.files().map(|c| c.file_count),
         "storages": published.iter().map(|copy| &copy.storage).collect::<Vec<_>>(),
         "storages_missing": missing.iter().map(|(name, _)| name).collect::<Vec<_>>(), "copies_missing": lacking,
     });
@@ -504,5 +486,7 @@ async fn complete(context: &JobContext, manifest: &Manifest, copies: &Copies) ->
     let result = serde_json::json!({ "backup_id": id, "size": manifest.head.stored.bytes, "copies_missing": lacking });
     queue::end(&mut *transaction, context.lease, &Ending::Completed(&result)).await?;
     transaction.commit().await?;
+    let (stored, content) = (manifest.head.stored.bytes, manifest.body.content.bytes);
+    metrics::backup_completed(manifest.head.backup_type.as_str(), stored, content, context.began.elapsed());
     Ok(())
 }

@@ -12,7 +12,7 @@ use sqlx::{PgExecutor, PgPool, postgres::types::PgInterval};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::KNOWN_TYPES;
+use super::{KNOWN_TYPES, context::component};
 use crate::{
     db,
     ids::{BackupId, JobId, LeaseToken},
@@ -74,6 +74,11 @@ impl Job {
         self.status.parse().ok()
     }
 
+    /// Whether it takes a backup, of whatever type.
+    pub fn takes_backup(&self) -> bool {
+        self.r#type.parse().is_ok_and(JobType::takes_backup)
+    }
+
     pub fn is_final(&self) -> bool {
         self.status().is_some_and(JobStatus::is_final)
     }
@@ -131,6 +136,8 @@ pub async fn enqueue(connection: &mut sqlx::PgConnection, new: &NewJob) -> Resul
     .fetch_optional(&mut *connection)
     .await?;
     if let Some(job) = inserted {
+        // Within a request, this is the line that has both ids.
+        tracing::info!(job = %new.id, "{}: enqueued", component(new.job_type.as_str()));
         return Ok(Enqueued::Now(job));
     }
     let earlier = sqlx::query_as!(

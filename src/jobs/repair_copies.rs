@@ -71,8 +71,7 @@ pub async fn enqueue_due(app: &App) -> Result<(), JobError> {
     // One that can never fit is not tried again.
     let most =
         |storage: &Arc<dyn Storage>| storage.limits().artifact.map_or(i64::MAX, |most| most.0.cast_signed().max(0));
-    let storages: Vec<(String, i64)> =
-        app.storages.iter().map(|(name, storage)| (name.clone(), most(storage))).collect();
+    let storages: Vec<(String, i64)> = app.storages.iter().map(|(name, storage)| (name, most(&storage))).collect();
     let now = app.clock.now().timestamp();
     for wanting in history::wanting_copies(&app.pool, &storages, AT_ONCE).await? {
         let id = BackupId(wanting.backup_id);
@@ -170,11 +169,11 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     }
     let told = failed.iter().map(|(name, error)| format!("storage {name}: {error}")).collect::<Vec<_>>().join("; ");
     let may_pass = failed.iter().find_map(|(_, error)| match error {
-        JobError::Retry { code, .. } => Some(*code),
+        JobError::Retry { code, wait, .. } => Some((*code, *wait)),
         JobError::Fail { .. } | JobError::Stopped => None,
     });
     Err(match may_pass {
-        Some(code) => JobError::retry(code, told),
+        Some((code, wait)) => JobError::retry(code, told).not_before(wait),
         None => JobError::fail("copies.missing", told),
     })
 }
@@ -186,7 +185,7 @@ async fn wanting(app: &App, backup: &Backup) -> Result<Vec<(Copy, Arc<dyn Storag
         .into_iter()
         .filter(|copy| !copy.is_good())
         .filter_map(|copy| {
-            let storage = Arc::clone(app.storages.get(&copy.storage)?);
+            let storage = app.storages.get(&copy.storage)?;
             Some((copy, storage))
         })
         .collect();
@@ -243,7 +242,7 @@ async fn remove_unwritten(context: &JobContext, payload: &Payload) -> Result<(),
             // One that was written down belongs to whoever deletes the backup.
             let is_ours = !written.iter().any(|copy| copy.storage == *name && copy.is_good());
             if let (true, Some(storage)) = (is_ours, context.app.storages.get(name)) {
-                copies::remove(context, storage.as_ref(), &begun.key).await?;
+                copies::remove(context, storage.as_ref(), &begun.key, id).await?;
             }
         }
     }
@@ -263,8 +262,11 @@ async fn repair(
         Lying::Ours(at) => (at, ReadBack::Agreed, None),
         Lying::Nothing => copy_over(context, backup, manifest, target).await?,
         Lying::Bad(known) => {
+            if copies::may_be_anothers(target.storage.as_ref(), key, backup.backup_id()).await? {
+                return Err(JobError::fail("storage.name_taken", format!("{key} may belong to another backup")));
+            }
             prove_a_source(context, backup, manifest, target).await?;
-            copies::remove(context, target.storage.as_ref(), key).await?;
+            copies::remove(context, target.storage.as_ref(), key, backup.backup_id()).await?;
             for at in &known {
                 copies::remove_at(context, target.storage.as_ref(), at).await?;
             }
@@ -278,7 +280,7 @@ async fn repair(
     let id = backup.backup_id();
     if !history::hold_stored(&mut transaction, id).await? {
         transaction.rollback().await?;
-        copies::remove(context, target.storage.as_ref(), key).await?;
+        copies::remove(context, target.storage.as_ref(), key, backup.backup_id()).await?;
         return Ok(Outcome::Gone);
     }
     write_copy(&mut transaction, id, &target.copy.storage, &artifact, &manifest_at, read_back).await?;

@@ -2,43 +2,39 @@
 //! and its audit event in one transaction; nothing is done here.
 
 mod delete;
+mod export;
+mod import;
+mod limits;
+mod logs;
+mod pin;
+mod storage;
+mod storage_path;
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub use self::delete::{DELETE_ATTEMPTS, DeletePayload, DeleteRequest, delete};
+pub(crate) use self::storage::files_in_the_way;
+pub(super) use self::{delete::delete_expired, export::decide, storage::check as check_files};
+pub use self::{
+    delete::{DELETE_ATTEMPTS, DeletePayload, DeleteRequest, delete, forget},
+    export::{Asked, Common, Decided, Export, ExportPayload, Origin, export, export_as, storage},
+    import::{ImportPayload, ImportRequest, import},
+    logs::{DateRange, ExportLogs, InvalidMoment, Moment},
+    pin::{Pin, pin},
+    storage::{ExportStorage, set_files},
+};
 use super::{
     JobType,
     queue::{self, Enqueued, Job, NewJob, QueueError},
 };
 use crate::{
     app::App,
-    artifact::{ArtifactName, BackupType, Compression, Encoding, Encryption, Format},
+    artifact::{BackupType, Encryption},
     catalog::{self, CatalogError, ProjectScope},
     db,
-    history::{self, Backup, BackupStatus, Event, HistoryError, NewBackup},
-    ids::{BackupId, JobId, ProjectId},
-    storage::Storage,
+    history::{self, Backup, BackupStatus, Event, HistoryError},
+    ids::{BackupId, CONTROL_PLANE_PROJECT, JobId},
     tenant::{Caller, Permission},
 };
-
-/// A backup of a project's database, as it is asked for. What is left out comes from the configuration.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Export {
-    #[serde(default)]
-    pub project_id: String,
-    pub format: Option<Format>,
-    pub compression: Option<Compression>,
-    /// The older way to say it: `true` is gzip, `false` none. Not together with `compression`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compress: Option<bool>,
-    /// Names of storages; empty is every storage of the configuration's choice.
-    #[serde(default)]
-    pub storages: Vec<String>,
-    pub expires_at: Option<DateTime<Utc>>,
-    pub notify_email: Option<String>,
-    pub caption: Option<String>,
-}
 
 crate::artifact::words! {
     /// How thoroughly a backup is checked.
@@ -50,17 +46,6 @@ crate::artifact::words! {
         /// Restored into a scratch database, counts compared.
         Restore = "restore",
     }
-}
-
-/// What a job carries: the request as it came (compared when an idempotency key is used again) and what was decided when it was
-/// written down.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ExportPayload {
-    pub request: Export,
-    pub backup_id: BackupId,
-    pub key: ArtifactName,
-    pub encoding: Encoding,
-    pub storages: Vec<String>,
 }
 
 /// What a restore, an undo or a verification carries.
@@ -114,6 +99,9 @@ pub enum RequestError {
     /// It is right, but not now or not for this object.
     #[error("{message}")]
     Conflict { code: &'static str, message: String, hint: Option<String> },
+    /// It is right, but the project has as many jobs in flight as it may.
+    #[error("project {project_id} has {limit} jobs in flight, and no more are allowed")]
+    Busy { project_id: String, limit: u32 },
     #[error("control plane: {0}")]
     Database(#[from] sqlx::Error),
 }
@@ -132,9 +120,12 @@ impl RequestError {
         match self {
             Self::NotFound { what: "project", .. } => "project.not_found",
             Self::NotFound { what: "backup", .. } => "backup.not_found",
+            Self::NotFound { what: "schedule", .. } => "schedule.not_found",
+            Self::NotFound { what: "organization", .. } => "organization.not_found",
             Self::NotFound { .. } => "job.not_found",
             Self::Forbidden(_) => "auth.forbidden",
             Self::Invalid { code, .. } | Self::Conflict { code, .. } => code,
+            Self::Busy { .. } => "limits.jobs",
             Self::Database(_) => "control_plane.unavailable",
         }
     }
@@ -142,6 +133,9 @@ impl RequestError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Invalid { hint, .. } | Self::Conflict { hint, .. } => hint.as_deref(),
+            Self::Busy { .. } => {
+                Some("Wait until some have ended, or cancel them; `limits.jobs_per_project` holds the limit.")
+            }
             Self::NotFound { .. } | Self::Forbidden(_) | Self::Database(_) => None,
         }
     }
@@ -155,6 +149,11 @@ impl From<CatalogError> for RequestError {
                 "project.not_active",
                 error.to_string(),
                 "Only projects whose status is ACTIVE are backed up.",
+            ),
+            CatalogError::NotWhole(_) => Self::conflict(
+                "project.not_whole",
+                error.to_string(),
+                "Name another project in the setting backup.default_project.",
             ),
             CatalogError::Database(error) => Self::Database(error),
             CatalogError::ProjectExists(_) | CatalogError::NoSuchDatabase(_) | CatalogError::Sealed(_) => {
@@ -224,168 +223,6 @@ async fn asked_before(
     }
 }
 
-/// Asks for a backup of a project's database.
-pub async fn export(
-    app: &App,
-    caller: &Caller,
-    request: &Export,
-    idempotency_key: Option<&str>,
-) -> Result<Job, RequestError> {
-    require(caller, Permission::Write)?;
-    if let Some(job) = asked_before(app, caller, idempotency_key, JobType::ExportBackup, request).await? {
-        return Ok(job);
-    }
-    let project = catalog::project(&app.pool, &caller.scope(), &request.project_id).await?;
-    project.require_active()?;
-    let encoding = encoding(app, request)?;
-    let storages = storages(app, &request.storages)?;
-    let now = app.clock.now();
-    let expires_at = expiry(app, request, now)?;
-    if let Some(address) = &request.notify_email {
-        check_email(address)?;
-    }
-    let project_id: ProjectId = project.id.parse().map_err(|error: crate::ids::InvalidProjectId| {
-        RequestError::conflict("project.id", error.to_string(), "Give the project an id that is safe in a storage key.")
-    })?;
-    let (job_id, backup_id) = (JobId::generate(), BackupId::generate());
-    let key = ArtifactName::of_backup(&project_id, backup_id, now, &encoding);
-    let payload = ExportPayload { request: request.clone(), backup_id, key: key.clone(), encoding, storages };
-    let new_job = NewJob {
-        id: job_id,
-        job_type: JobType::ExportBackup,
-        project_id: Some(project.id.clone()),
-        payload: to_json(&payload)?,
-        max_attempts: app.config.worker.max_attempts,
-        priority: 0,
-        created_by: caller.subject.clone(),
-        idempotency_key: idempotency_key.map(str::to_owned),
-    };
-    let mut transaction = db::begin(&app.pool).await?;
-    let job = match queue::enqueue(&mut transaction, &new_job).await? {
-        Enqueued::Before(job) => return Ok(job),
-        Enqueued::Now(job) => job,
-    };
-    let new_backup = NewBackup {
-        id: backup_id,
-        project_id: project.id.clone(),
-        backup_type: BackupType::Database,
-        key,
-        encoding,
-        is_scheduled: false,
-        is_partial: false,
-        job_id,
-        created_by: caller.subject.clone(),
-        created_at: now,
-        expires_at,
-    };
-    history::create(&mut *transaction, &new_backup).await?;
-    let detail =
-        serde_json::json!({ "job_id": job_id, "format": encoding.format, "compression": encoding.compression });
-    record(&mut transaction, caller, Some(backup_id), &project.id, "requested", detail).await?;
-    transaction.commit().await?;
-    Ok(job)
-}
-
-/// Format and compression after the defaults, or what is wrong with them.
-pub(super) fn encoding(app: &App, request: &Export) -> Result<Encoding, RequestError> {
-    let format = request.format.unwrap_or(app.config.backup.format);
-    let asked = match (request.compress, request.compression) {
-        (Some(_), Some(_)) => {
-            return Err(RequestError::Invalid {
-                code: "request.compression",
-                message: "both compress and compression are given".to_owned(),
-                hint: Some("Keep compression alone.".to_owned()),
-            });
-        }
-        (Some(false), None) => Some(Compression::None),
-        // A custom dump is compressed anyway.
-        (Some(true), None) if format == Format::Custom => None,
-        (Some(true), None) => Some(Compression::Gzip),
-        (None, given) => given,
-    };
-    let compression = match (format, asked) {
-        (Format::Custom, None | Some(Compression::None)) => Compression::None,
-        (Format::Custom, Some(other)) => {
-            return Err(RequestError::Invalid {
-                code: "request.compression",
-                message: format!("a custom-format dump is compressed by pg_dump itself and not again by {other}"),
-                hint: Some("Leave the compression out, or use format sql or tar.".to_owned()),
-            });
-        }
-        (Format::Sql | Format::Tar, given) => given.unwrap_or(app.config.backup.compression),
-    };
-    let encryption = if app.config.encryption.enabled { Encryption::Age } else { Encryption::None };
-    Ok(Encoding { format: Some(format), compression, encryption })
-}
-
-/// The storage of this name.
-///
-/// # Errors
-/// There is none.
-pub fn storage<'a>(app: &'a App, name: &str) -> Result<&'a dyn Storage, RequestError> {
-    app.storages.get(name).map(AsRef::as_ref).ok_or_else(|| {
-        let known = app.storages.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        RequestError::Invalid {
-            code: "request.storage",
-            message: format!("there is no storage {:?}", name.chars().take(60).collect::<String>()),
-            hint: Some(format!("Configured storages: {known}.")),
-        }
-    })
-}
-
-/// The storages by name, each one known and named once.
-pub(super) fn storages(app: &App, asked: &[String]) -> Result<Vec<String>, RequestError> {
-    let configured = || {
-        if app.config.backup.storages.is_empty() {
-            app.storages.keys().cloned().collect()
-        } else {
-            app.config.backup.storages.clone()
-        }
-    };
-    let mut names: Vec<String> = Vec::new();
-    for name in if asked.is_empty() { configured() } else { asked.to_vec() } {
-        if !storage(app, &name)?.takes_plaintext() && !app.config.encryption.enabled {
-            return Err(RequestError::Invalid {
-                code: "request.plaintext",
-                message: format!("storage {name:?} takes encrypted backups only, and encryption is off"),
-                hint: Some(format!("Set encryption.enabled, or storages.{name}.allow_plaintext.")),
-            });
-        }
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    Ok(names)
-}
-
-pub(super) fn expiry(app: &App, request: &Export, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, RequestError> {
-    match request.expires_at {
-        Some(at) if at <= now => {
-            Err(RequestError::invalid("request.expires_at", format!("expires_at is {at}, which is not in the future")))
-        }
-        Some(at) => Ok(Some(at)),
-        None => Ok(Some(now + chrono::Duration::days(i64::from(app.config.backup.retention_days)))),
-    }
-}
-
-/// Enough to keep line breaks and lists of recipients out; whether mail arrives only sending tells.
-fn check_email(address: &str) -> Result<(), RequestError> {
-    let well_formed = address.len() <= 254
-        && address.split_once('@').is_some_and(|(local, domain)| {
-            !local.is_empty()
-                && domain.contains('.')
-                && !domain.starts_with('.')
-                && !domain.ends_with('.')
-                && !domain.contains('@')
-        })
-        && !address.chars().any(|c| c.is_control() || c.is_whitespace() || matches!(c, ',' | ';' | '<' | '>' | '"'));
-    if well_formed {
-        Ok(())
-    } else {
-        Err(RequestError::invalid("request.notify_email", "notify_email is not an e-mail address"))
-    }
-}
-
 /// Asks for a restore of a good backup.
 pub async fn restore(
     app: &App,
@@ -399,7 +236,12 @@ pub async fn restore(
     }
     let backup = restorable(app, caller, request.backup_id).await?;
     let project = catalog::project(&app.pool, &caller.scope(), &backup.project_id).await?;
-    if request.target_database.is_some() && project.scope() != ProjectScope::WholeDatabase {
+    project.require_settled()?;
+    let is_of_files = backup.r#type == BackupType::Storage.as_str();
+    if is_of_files {
+        storage::require_files(app, &project).await?;
+    }
+    if request.target_database.is_some() && (is_of_files || project.scope() != ProjectScope::WholeDatabase) {
         return Err(RequestError::invalid(
             "request.target",
             "only a whole-database project is restored into a database of its own",
@@ -410,10 +252,18 @@ pub async fn restore(
     enqueue_for(app, caller, new, Some(request.backup_id), &backup.project_id, "restore_requested").await
 }
 
-/// A completed `database` backup within reach.
+/// A completed `database` or `storage` backup within reach.
 async fn restorable(app: &App, caller: &Caller, id: BackupId) -> Result<Backup, RequestError> {
     let backup = history::get(&app.pool, &caller.scope(), id).await?;
-    if backup.r#type != BackupType::Database.as_str() {
+    if backup.project_id == CONTROL_PLANE_PROJECT {
+        return Err(RequestError::conflict(
+            "restore.control_plane",
+            "the control plane is never restored over itself",
+            "Load it into an empty database of a new installation: docs/recovery.md tells how.",
+        ));
+    }
+    let is_restorable = [BackupType::Database, BackupType::Storage].iter().any(|t| backup.r#type == t.as_str());
+    if !is_restorable {
         return Err(RequestError::conflict(
             "backup.not_restorable",
             format!("backup {id} holds {}, which is for download", backup.r#type),
@@ -488,6 +338,7 @@ pub async fn undo(
             "A restore can be undone once, while the schema that it replaced is kept.",
         ));
     }
+    catalog::project(&app.pool, &caller.scope(), &restore.project_id).await?.require_settled()?;
     let payload = UndoPayload { request: UndoRequest { restore_job_id: restore_job } };
     let new = new_job(app, caller, JobType::UndoRestore, &restore.project_id, to_json(&payload)?, idempotency_key);
     enqueue_for(app, caller, new, Some(BackupId(restore.backup_id)), &restore.project_id, "undo_requested").await
@@ -512,7 +363,22 @@ pub async fn verify(
             "Choose a backup that is completed.",
         ));
     }
+    if backup.is_partial && request.depth == Depth::Restore {
+        return Err(RequestError::conflict(
+            "backup.partial",
+            format!("backup {} may lack what its tables need, so it is not restored", request.backup_id),
+            "Verify it with depth read: every byte is compared.",
+        ));
+    }
     require_manifest(&backup)?;
+    let can_be_tried = [BackupType::Database, BackupType::Storage].iter().any(|t| backup.r#type == t.as_str());
+    if request.depth == Depth::Restore && !can_be_tried {
+        return Err(RequestError::conflict(
+            "backup.not_restorable",
+            format!("backup {} holds {}, which nothing is made from", request.backup_id, backup.r#type),
+            "Verify it with depth read.",
+        ));
+    }
     let payload = VerifyPayload { request: request.clone() };
     let new = new_job(app, caller, JobType::VerifyBackup, &backup.project_id, to_json(&payload)?, idempotency_key);
     enqueue_for(app, caller, new, Some(request.backup_id), &backup.project_id, "verify_requested").await
@@ -526,7 +392,7 @@ pub async fn cancel(app: &App, caller: &Caller, id: JobId) -> Result<Job, Reques
     let job = queue::request_cancel(&mut transaction, &caller.scope(), id).await?;
     let backup = job.payload.get("backup_id").and_then(|id| serde_json::from_value::<BackupId>(id.clone()).ok());
     if job.is_final()
-        && job.r#type == JobType::ExportBackup.as_str()
+        && job.takes_backup()
         && let Some(backup) = backup
     {
         history::close(&mut *transaction, backup, BackupStatus::Cancelled, "cancelled before it began").await?;
@@ -581,15 +447,44 @@ async fn enqueue_for(
     event: &str,
 ) -> Result<Job, RequestError> {
     let mut transaction = db::begin(&app.pool).await?;
+    if let Some(id) = backup {
+        require_readable(&mut transaction, new.job_type, id).await?;
+    }
     match queue::enqueue(&mut transaction, &new).await? {
         Enqueued::Before(job) => Ok(job),
         Enqueued::Now(job) => {
+            limits::refuse_when_full(&mut transaction, app, &new).await?;
             record(&mut transaction, caller, backup, project_id, event, serde_json::json!({ "job_id": job.id }))
                 .await?;
             transaction.commit().await?;
             Ok(job)
         }
     }
+}
+
+/// Holds the row of a backup that is about to be read, and looks at its status again: what deletes it holds the row as well, and either finds
+/// this job or is found here.
+async fn require_readable(
+    transaction: &mut sqlx::PgConnection,
+    job_type: JobType,
+    id: BackupId,
+) -> Result<(), RequestError> {
+    let readable: &[BackupStatus] = match job_type {
+        JobType::RestoreBackup => &[BackupStatus::Completed],
+        JobType::VerifyBackup => &[BackupStatus::Completed, BackupStatus::Damaged],
+        _ => return Ok(()),
+    };
+    let Some(held) = history::hold(transaction, id).await? else {
+        return Err(RequestError::NotFound { what: "backup", id: id.to_string() });
+    };
+    if readable.iter().any(|status| held.status == status.as_str()) {
+        return Ok(());
+    }
+    Err(RequestError::conflict(
+        "backup.not_completed",
+        format!("backup {id} is {}, not completed", held.status),
+        "Choose a backup that is completed.",
+    ))
 }
 
 async fn record(

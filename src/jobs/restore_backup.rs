@@ -15,10 +15,12 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    JobType,
     context::{JobContext, JobError, StopReason},
     copies, ending,
     queue::{self, Ending, Renewal},
     request::RestorePayload,
+    restore_files, verify_files,
 };
 use crate::{
     app::App,
@@ -29,7 +31,7 @@ use crate::{
     ids::{BackupId, RestoreId},
     manifest::{Content, DatabaseContent, Manifest},
     pipeline::{self, Spooled},
-    restore::{Engine, Finished, Load, OpenContent, Plan, Recovery, RestoreError, Session, Target},
+    restore::{Engine, Finished, Load, OpenContent, Plan, Recovery, RestoreError, Session, Target, files::FilesPlan},
     tenant::{Caller, Scope},
 };
 
@@ -38,6 +40,9 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let app = &context.app;
     let RestorePayload { request, backup_id } = context.payload()?;
     let backup = history::get(&app.pool, &everything(), backup_id).await?;
+    if backup.r#type == BackupType::Storage.as_str() {
+        return restore_files::run(context, &backup).await;
+    }
     let manifest = manifest_of(&backup)?;
     let project = catalog::project(&app.pool, &everything(), &backup.project_id).await?;
     if let Some((id, plan)) = put_right(context, &project).await? {
@@ -121,7 +126,7 @@ pub(super) async fn open_held(context: &JobContext, engine: &Engine, plan: &Plan
 }
 
 /// Fails when the lease is lost. Being asked to stop is no reason: putting things back goes on.
-async fn held(context: &JobContext) -> Result<(), JobError> {
+pub(super) async fn held(context: &JobContext) -> Result<(), JobError> {
     let lease_for = Duration::from_secs(context.app.config.worker.lease_seconds);
     match queue::renew(&context.app.pool, context.lease, lease_for, None).await? {
         Renewal::Kept | Renewal::CancelRequested => Ok(()),
@@ -133,7 +138,11 @@ async fn held(context: &JobContext) -> Result<(), JobError> {
 }
 
 /// Ends the job by what `restores` says of it.
-async fn end_as_written(context: &JobContext, backup_id: BackupId, done: &history::RestoreRow) -> Result<(), JobError> {
+pub(super) async fn end_as_written(
+    context: &JobContext,
+    backup_id: BackupId,
+    done: &history::RestoreRow,
+) -> Result<(), JobError> {
     let result = serde_json::json!({
         "restore_id": done.id, "backup_id": backup_id, "outcome": done.outcome, "differences": done.differences,
         "warnings": [], "undo_until": done.undo_until,
@@ -189,6 +198,16 @@ pub(super) async fn put_right(context: &JobContext, project: &Project) -> Result
     let app = &context.app;
     let mut finished = None;
     for row in history::running_restores(&app.pool, &project.id).await? {
+        if let Some(plan) = FilesPlan::read(&row.plan) {
+            // A directory that is away is no reason not to see to the database.
+            match restore_files::put_right(context, &row, &plan).await {
+                Err(error @ (JobError::Retry { .. } | JobError::Fail { .. })) if !is_about_files(context) => {
+                    context.log("warn", &format!("a restore of files cannot be put right: {error}")).await;
+                }
+                done => done?,
+            }
+            continue;
+        }
         let plan: Plan = serde_json::from_value(row.plan).map_err(|error| JobError::fail("restore.plan", error))?;
         let id = RestoreId(row.id);
         context.stage("putting right what an earlier attempt left").await;
@@ -216,13 +235,18 @@ pub(super) async fn put_right(context: &JobContext, project: &Project) -> Result
     Ok(finished)
 }
 
+/// Whether this job has to do with a project's files alone.
+fn is_about_files(context: &JobContext) -> bool {
+    [JobType::ExportStorage, JobType::DropReplaced].iter().any(|t| context.job.r#type == t.as_str())
+}
+
 /// Writes the plan down, fenced, before the target is touched.
-async fn write_down(
+pub(super) async fn write_down(
     context: &JobContext,
     id: RestoreId,
     backup: BackupId,
     project_id: &str,
-    plan: &Plan,
+    plan: &impl serde::Serialize,
 ) -> Result<(), JobError> {
     let plan = serde_json::to_value(plan).map_err(|error| JobError::fail("restore.plan", error))?;
     let mut transaction = db::begin(&context.app.pool).await?;
@@ -306,7 +330,7 @@ async fn within(
     }
 }
 
-fn timed_out(limit: Duration) -> JobError {
+pub(super) fn timed_out(limit: Duration) -> JobError {
     let message = format!("the restore took longer than {} s: see restore.timeout_seconds", limit.as_secs());
     JobError::fail("restore.timeout", message)
 }
@@ -384,13 +408,18 @@ fn content_of(manifest: &Manifest) -> Result<&DatabaseContent, JobError> {
 fn not_restorable(manifest: &Manifest) -> JobError {
     let what = match &manifest.body.holds {
         Content::Database(_) => "a dump of no known format",
+        Content::Logs(_) => "a project's log",
         Content::File(_) => "a file of another program",
+        Content::Files(_) => "an archive of files",
     };
     JobError::fail("backup.not_restorable", format!("{what} is for download, and is not restored into a database"))
 }
 
 /// Restores into a scratch database on the project's server, counts, and drops it again.
 pub(super) async fn trial(context: &JobContext, backup: &Backup, manifest: &Manifest) -> Result<Trial, JobError> {
+    if let Some(content) = manifest.body.files() {
+        return verify_files::trial(context, backup, manifest, content).await;
+    }
     let app = &context.app;
     let project = catalog::project(&app.pool, &everything(), &backup.project_id).await?;
     let content = content_of(manifest)?;

@@ -6,12 +6,13 @@ use super::{
     queue::{self, Ending},
     request::UndoPayload,
     restore_backup::{engine, open_held, put_right},
+    restore_files,
 };
 use crate::{
     catalog, db,
     history::{self, Event, RestoreState},
     ids::{BackupId, RestoreId},
-    restore::Plan,
+    restore::{Plan, files::FilesPlan},
     tenant::{Caller, Scope},
 };
 
@@ -24,6 +25,9 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let restore = history::restore_of_job(&app.pool, request.restore_job_id).await?.ok_or_else(not_undoable)?;
     if restore.state != RestoreState::Done.as_str() {
         return Err(not_undoable());
+    }
+    if let Some(plan) = FilesPlan::read(&restore.plan) {
+        return restore_files::undo(context, &restore, &plan, request.restore_job_id).await;
     }
     let plan: Plan =
         serde_json::from_value(restore.plan.clone()).map_err(|error| JobError::fail("restore.plan", error))?;

@@ -15,11 +15,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, field::Empty};
 
 use super::{
-    JobType,
-    context::{JobContext, JobError, Stop, StopReason},
-    delete_backup, drop_replaced, ending, export_backup,
+    JobType, audit_chain,
+    context::{JobContext, JobError, Stop, StopReason, component},
+    delete_backup, drop_replaced, ending, export_backup, import_backup,
     queue::{self, Claimed, QueueError, Renewal},
     repair_copies, restore_backup, undo_restore, verify_backup,
 };
@@ -27,6 +28,7 @@ use crate::{
     app::App,
     history::Outbox,
     ids::{JobId, LeaseToken},
+    metrics::{self, Outcome},
 };
 
 /// Works until `stop`, then gives running jobs `worker.shutdown_seconds` to finish and hands the others back.
@@ -40,10 +42,14 @@ pub async fn run(app: App, stop: CancellationToken) -> anyhow::Result<()> {
     tokio::spawn(worker.clone().give_signs_of_life(background.clone()));
     tokio::spawn(worker.clone().keep_house(background.clone()));
     tokio::spawn(worker.clone().sweep(background.clone()));
+    let linking = tokio::spawn(audit_chain::keep_linked(worker.app.clone(), background.clone()));
     worker.work(&stop).await;
     if let Err(error) = queue::goodbye(&worker.app.pool, &worker.name).await {
         tracing::warn!("Worker: cannot say goodbye: {error}");
     }
+    // What this worker wrote last is linked too.
+    background.cancel();
+    let _ = timeout(Duration::from_secs(5), linking).await;
     Ok(())
 }
 
@@ -153,6 +159,9 @@ impl Worker {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
+            if let Err(error) = self.app.storages.refresh().await {
+                tracing::warn!("Worker: cannot look for new storages: {error}");
+            }
             if let Err(error) = drop_replaced::enqueue_due(&self.app).await {
                 tracing::warn!("Worker: cannot look for restores to tidy up after: {error}");
             }
@@ -220,12 +229,14 @@ impl Worker {
             match queue::claim(&self.app.pool, &self.name, self.lease_for()).await {
                 Ok(Some(claimed)) => {
                     let worker = self.clone();
-                    jobs.spawn(async move {
+                    let span = span_of(&claimed);
+                    let work = async move {
                         worker.work_on(claimed).await;
                         drop(permit);
                         // Another job of the same project may have waited for this one.
                         worker.wake.notify_one();
-                    });
+                    };
+                    jobs.spawn(work.instrument(span));
                 }
                 Ok(None) => {
                     drop(permit);
@@ -259,8 +270,7 @@ impl Worker {
     async fn work_on(&self, claimed: Claimed) {
         let stop = Stop::default();
         let (progress, seen) = watch::channel(serde_json::Value::Null);
-        let context =
-            JobContext { app: self.app.clone(), job: claimed.job, lease: claimed.lease, stop: stop.clone(), progress };
+        let context = JobContext::new(self.app.clone(), claimed.job, claimed.lease, stop.clone(), progress);
         if context.job.cancel_requested {
             stop.now(StopReason::Cancelled);
         }
@@ -268,16 +278,29 @@ impl Worker {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(context.lease.token, (context.lease.job, stop.clone()));
-        let renewal = tokio::spawn(keep_lease(context.clone(), seen, self.lease_for()));
+        let renewal = tokio::spawn(keep_lease(context.clone(), seen, self.lease_for()).in_current_span());
         let result = attempt(&context).await;
         match result {
-            Ok(()) => tracing::info!(job = %context.lease.job, "{}: done", context.job.r#type),
+            Ok(()) => {
+                metrics::job_attempt(&context.job.r#type, Outcome::Completed, context.began.elapsed());
+                tracing::info!(job = %context.lease.job, "{}: done", context.component());
+            }
             // Clearing away may take longer than the lease.
             Err(error) => ending::settle(&context, error).await,
         }
         renewal.abort();
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&context.lease.token);
     }
+}
+
+/// The span of an attempt, which all its log lines are in. Traces call it by its component; log lines say that already.
+fn span_of(claimed: &Claimed) -> tracing::Span {
+    let project = claimed.job.project_id.as_deref().unwrap_or_default();
+    let span = tracing::info_span!(parent: None, "job", otel.name = Empty, id = %claimed.lease.job, project);
+    if cfg!(feature = "otel") {
+        span.record("otel.name", component(&claimed.job.r#type));
+    }
+    span
 }
 
 /// Runs the handler, on a task of its own so that a panic ends the attempt and not the worker.
@@ -288,25 +311,30 @@ async fn attempt(context: &JobContext) -> Result<(), JobError> {
     let gave_up = context.job.attempts > context.job.max_attempts;
     let handler = context.clone();
     let work = async move {
+        // One that was added a moment ago may be what this job is about.
+        handler.app.storages.refresh().await?;
         match job_type {
             JobType::RestoreBackup if gave_up => restore_backup::clean_up(&handler).await,
             JobType::RepairCopies if gave_up => repair_copies::clean_up(&handler).await,
             // What an export has left is looked after when its end is written.
             _ if gave_up => Ok(()),
-            JobType::ExportBackup => return export_backup::run(&handler).await,
+            JobType::ExportBackup | JobType::ExportLogs | JobType::ExportStorage => {
+                return export_backup::run(&handler).await;
+            }
             JobType::RestoreBackup => return restore_backup::run(&handler).await,
             JobType::UndoRestore => return undo_restore::run(&handler).await,
             JobType::VerifyBackup => return verify_backup::run(&handler).await,
             JobType::DropReplaced => return drop_replaced::run(&handler).await,
             JobType::RepairCopies => return repair_copies::run(&handler).await,
             JobType::DeleteBackup => return delete_backup::run(&handler).await,
+            JobType::ImportBackup => return import_backup::run(&handler).await,
         }?;
         Err(JobError::fail(
             "worker.lost",
             format!("gave up after {} attempts: the worker was lost each time", handler.job.max_attempts),
         ))
     };
-    match tokio::spawn(work).await {
+    match tokio::spawn(work.in_current_span()).await {
         Ok(result) => result,
         Err(panic) => Err(JobError::retry("worker.panic", format!("the attempt ended unexpectedly: {panic}"))),
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
-use super::{PeopleError, random_secret, sha256};
+use super::{PeopleError, random_secret, sha256, users::check_organization};
 use crate::{
     ids::ProjectId,
     tenant::{Caller, Permission, Role},
@@ -82,6 +82,7 @@ pub struct ApiKey {
 
 /// Makes a key. The text is all there is to see of it, this once.
 pub async fn insert_key(connection: &mut PgConnection, new: &NewKey<'_>) -> Result<(Uuid, SecretString), PeopleError> {
+    check_organization(new.rights.organization_id.as_deref())?;
     let id = Uuid::new_v4();
     let (secret, digest) = random_secret()?;
     let permissions: Vec<String> = new.rights.permissions.iter().map(ToString::to_string).collect();

@@ -4,6 +4,7 @@
 //! so that what ends ends at once; secrets are kept as hashes and leave this room in no answer.
 
 mod keys;
+mod passwords;
 mod sessions;
 mod setup;
 mod throttle;
@@ -11,6 +12,7 @@ mod users;
 
 pub use self::{
     keys::{ApiKey, KeyRights, KeyToken, NewKey, find_key, insert_key, keys, revoke_key, touch_key},
+    passwords::{OwnPassword, change_own_password, own_password},
     sessions::{delete_session, delete_sessions_of, insert_session, session_user},
     setup::{SetupToken, put_setup_token, take_setup_token},
     throttle::{Attempt, forget_account, try_login},

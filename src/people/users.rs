@@ -91,11 +91,12 @@ fn check_name(name: &str) -> Result<(), PeopleError> {
     }
 }
 
-fn check_organization(id: Option<&str>) -> Result<(), PeopleError> {
+/// The id of an organisation that someone belongs to or reaches.
+pub(super) fn check_organization(id: Option<&str>) -> Result<(), PeopleError> {
     match id {
-        Some(id) if id.is_empty() || id.len() > 255 || id.chars().any(char::is_control) => {
-            Err(PeopleError::Invalid("the organisation's id is empty, too long or has control characters".to_owned()))
-        }
+        Some(id) if id.is_empty() || id.len() > 255 || id.chars().any(char::is_control) => Err(PeopleError::Invalid(
+            "organization_id is empty, longer than 255 bytes or has control characters".to_owned(),
+        )),
         Some(_) | None => Ok(()),
     }
 }

@@ -12,13 +12,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BackupRun, CopyProgress, CopyState, PipelineError, Progress, Stage, Stored, StoredCopy,
+    BackupRun, CopyProgress, CopyState, PIECE, PipelineError, Progress, Stage, Stored, StoredCopy,
     publish::{ABORT_DEADLINE, Check, abort, commit, read_back},
     stream::{self, Outcome, StreamError},
 };
 use crate::{
     artifact::{ArtifactName, Fingerprint},
     byte_size::ByteSize,
+    manifest::Content,
     source::{Source, SourceError},
     storage::{Error, ErrorKind, Locator, NewObject, Storage, Upload},
     transform::EncodeOptions,
@@ -76,7 +77,7 @@ pub async fn back_up(run: BackupRun) -> Result<Stored, PipelineError> {
 
     progress.send_modify(|p| p.stage = Stage::Finishing);
     let finished = limits.hold(async { source.finish().await.map_err(PipelineError::Source) }).await;
-    let report = match finished.and_then(|report| not_empty(&outcome).map(|()| report)) {
+    let report = match finished.and_then(|report| not_empty(&outcome, &report.holds).map(|()| report)) {
         Ok(report) => report,
         Err(error) => {
             copies.abort_all().await;
@@ -122,9 +123,9 @@ async fn end(source: Box<dyn Source>) {
     }
 }
 
-/// A dump is never empty: a program that says nothing and exits well did not do its work.
-fn not_empty(outcome: &Outcome) -> Result<(), PipelineError> {
-    if outcome.content.bytes > 0 {
+/// A dump is never empty: a program that says nothing and exits well did not do its work. A log may have no lines in a range.
+fn not_empty(outcome: &Outcome, holds: &Content) -> Result<(), PipelineError> {
+    if outcome.content.bytes > 0 || matches!(holds, Content::Logs(logs) if logs.row_count == 0) {
         return Ok(());
     }
     Err(PipelineError::Source(SourceError {
@@ -207,9 +208,9 @@ struct Copies {
 }
 
 impl Copies {
-    /// The largest part that every storage takes.
+    /// The largest piece that every storage takes.
     fn part(&self) -> ByteSize {
-        self.live.iter().map(|copy| copy.storage.limits().part).min().unwrap_or(ByteSize::mib(8))
+        self.live.iter().map(|copy| copy.storage.limits().part).fold(PIECE, ByteSize::min)
     }
 
     /// Goes on without this storage.

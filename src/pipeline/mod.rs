@@ -32,6 +32,10 @@ use crate::{
     transform::EncodeOptions,
 };
 
+/// The most that is handed to an upload at once. A storage whose parts are larger gathers them: so the pieces that wait between two steps
+/// take no more memory for it.
+const PIECE: ByteSize = ByteSize::mib(4);
+
 /// One attempt to take one backup.
 pub struct BackupRun {
     pub source: Box<dyn Source>,

@@ -1,7 +1,7 @@
 //! Two threads beside the reactor: one reads the source and digests the content, one compresses, encrypts, digests and cuts into
 //! parts. They overlap, so that the source is never kept waiting by arithmetic.
 //!
-//! Memory: `CHUNKS` chunks, what the transforms hold, and three parts (being filled, waiting, being written).
+//! Memory: `CHUNKS` chunks, what the transforms hold, and `PIECES` pieces beside those being filled and written.
 
 use std::{
     io::{self, Read, Write},
@@ -21,9 +21,12 @@ use crate::{
 
 /// What is handed from thread to thread.
 const CHUNK: usize = 256 << 10;
-/// Chunks on their way between the threads: 32 MiB, so that rows which are quick to format but slow to compress do not stop the dump at once,
+/// Chunks on their way between the threads: 8 MiB, so that rows which are quick to format but slow to compress do not stop the dump at once,
 /// and the processors have something to do while the next rows are slow to format.
-const CHUNKS: usize = 128;
+const CHUNKS: usize = 32;
+/// Pieces that wait for an upload which is busy: together with those being filled and written as much as one part of most storages, so that
+/// its next part is there when it has sent one.
+const PIECES: usize = 2;
 /// Parts begin at a multiple of this many bytes in memory, so that a disk can take them without a copy.
 const PART_ALIGNMENT: usize = 4096;
 /// How many content bytes pass between two reports of progress.
@@ -63,7 +66,7 @@ pub(super) fn start(
 ) -> io::Result<Stream> {
     let (chunks, chunks_in) = sync_channel(CHUNKS);
     let (used, used_in) = sync_channel(CHUNKS + 2);
-    let (parts, parts_in) = mpsc::channel(1);
+    let (parts, parts_in) = mpsc::channel(PIECES);
     let (outcome, outcome_in) = oneshot::channel();
     std::thread::Builder::new().name("dump-read".into()).spawn(move || read(reader, &chunks, &used_in, &progress))?;
     std::thread::Builder::new().name("dump-encode".into()).spawn(move || {

@@ -5,7 +5,10 @@ use futures::TryStreamExt;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::publish::{Check, ReadBack, abort, commit, read_back};
+use super::{
+    PIECE,
+    publish::{Check, ReadBack, abort, commit, read_back},
+};
 use crate::{
     artifact::Fingerprint,
     storage::{self, ByteStream, Error, ErrorKind, Locator, NewObject, Storage, Upload},
@@ -54,7 +57,7 @@ pub async fn transfer(
         () = cancel.cancelled() => return Err(TransferError::Cancelled),
         begun = begin => begun?,
     };
-    let part = usize::try_from(limits.part.0).unwrap_or(usize::MAX).max(1);
+    let part = usize::try_from(limits.part.min(PIECE).0).unwrap_or(usize::MAX).max(1);
     let moved = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(TransferError::Cancelled),

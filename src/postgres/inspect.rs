@@ -27,6 +27,8 @@ pub struct Selection<'a> {
     /// Names of schemas to leave out of a whole database. Does not apply to a single schema.
     pub exclude: &'a [String],
     pub locks: Locks,
+    /// Only these relations. `None`: all.
+    pub only: Option<&'a [Oid]>,
 }
 
 /// What becomes of the locks that counting takes. A count locks the table and each of its indexes until the transaction's end,
@@ -41,7 +43,7 @@ pub enum Locks {
 
 impl<'a> From<&'a DumpScope> for Selection<'a> {
     fn from(scope: &'a DumpScope) -> Self {
-        Self { scope, exclude: &[], locks: Locks::Left }
+        Self { scope, exclude: &[], locks: Locks::Left, only: None }
     }
 }
 
@@ -107,13 +109,14 @@ async fn relations(
     sqlx::query_as(
         "SELECT n.nspname::text, c.relname::text \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relnamespace = ANY ($1) AND c.relkind::text = ANY ($2) \
+         WHERE c.relnamespace = ANY ($1) AND c.relkind::text = ANY ($2) AND ($3::pg_catalog.oid[] IS NULL OR c.oid = ANY ($3)) \
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
                            AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e') \
          ORDER BY 1, 2",
     )
     .bind(namespaces)
     .bind(kinds)
+    .bind(selection.only)
     .fetch_all(connection)
     .await
 }

@@ -97,7 +97,8 @@ pub(super) async fn start(tool: &Tool, format: Format, list: &tempfile::NamedTem
 fn format_option(format: Format) -> &'static str {
     match format {
         Format::Tar => "--format=t",
-        Format::Sql | Format::Custom => "--format=c",
+        // What is no archive is refused by `pg_restore` itself.
+        Format::Sql | Format::Json | Format::Text | Format::Custom => "--format=c",
     }
 }
 

@@ -64,6 +64,10 @@ impl Session {
         };
         let list = match load.format {
             Format::Sql => None,
+            Format::Json | Format::Text => {
+                let message = format!("a backup in the format {} is no dump of a database", load.format);
+                return Err(RestoreError::new("restore.format", message));
+            }
             Format::Tar | Format::Custom => {
                 let tool = self.pg_restore()?;
                 let list = archive::edited_list(&tool, load, &self.leave_out).await?;

@@ -19,6 +19,7 @@
 
 mod archive;
 mod error;
+pub mod files;
 mod grants;
 mod in_place;
 mod load;

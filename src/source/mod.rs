@@ -1,8 +1,12 @@
 //! Where a backup's bytes come from. A [`Source`] starts a stream and, when it has ended, says whether it ended *well*: the end
 //! of a stream alone is not success.
 
+mod dump_reader;
 mod failure;
+pub mod files;
 pub mod pg_dump;
+pub mod pipe;
+pub mod project_logs;
 
 use std::io::Read;
 

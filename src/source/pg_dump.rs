@@ -8,30 +8,30 @@ use std::{
     fs::File,
     io::{self, Read},
     os::unix::process::ExitStatusExt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::types::Oid};
 use tokio::task::JoinHandle;
 
 use super::{
     Source, SourceError, SourceReport,
+    dump_reader::{DumpReader, Seen},
     failure::{classify_words, from_sql, last_words},
 };
+pub use crate::postgres::chosen::TableChoice;
 use crate::{
     artifact::Format,
     child::{Child, Command},
-    manifest::{Content, DatabaseContent, DumpScope, ObjectOwnership},
+    manifest::{Content, DatabaseContent, DumpScope, ObjectOwnership, Partial, TableName, TableRows},
     postgres::{
+        chosen::{self, ChoiceError, Chosen},
         connect::ConnectInfo,
         inspect::{self, Locks, SIDE_SCHEMAS, Selection},
         ownership,
-        quote::dump_pattern,
+        quote::{dump_pattern, qualified},
         tools::{ChildEnvironment, ClientTool, Tool, Tools, display_version},
     },
 };
@@ -44,9 +44,6 @@ const OLDEST_SERVER: u32 = 140_000;
 
 /// What every complete plain dump ends with. Source: `RestoreArchive` in PostgreSQL's `pg_backup_archiver.c`.
 const LAST_LINE: &[u8] = b"-- PostgreSQL database dump complete";
-
-/// Bytes of the end that are kept to look for [`LAST_LINE`]; after it come only `\unrestrict` with its key and line ends.
-const TAIL: usize = 512;
 
 /// What to dump and how.
 #[derive(Clone, Debug)]
@@ -70,6 +67,9 @@ pub struct PgDumpOptions {
 pub struct PgDump {
     tools: Arc<Tools>,
     options: PgDumpOptions,
+    choice: TableChoice,
+    /// Schema and table.
+    without_rows: Vec<(String, String)>,
     run: Option<Run>,
 }
 
@@ -83,6 +83,7 @@ struct Run {
     server_version: u32,
     /// The schema as it was when the snapshot was taken; `None` for a whole database.
     schema: Option<u32>,
+    chosen: Option<Arc<Chosen>>,
     /// Holds the password file.
     _environment: ChildEnvironment,
 }
@@ -101,7 +102,7 @@ impl Drop for Inspection {
 #[derive(Debug)]
 struct Found {
     table_count: u64,
-    tables: Vec<crate::manifest::TableRows>,
+    tables: Vec<TableRows>,
     sequences: Vec<crate::manifest::SequenceValue>,
     ownership: Vec<ObjectOwnership>,
     requirements: crate::manifest::Requirements,
@@ -109,11 +110,45 @@ struct Found {
 
 impl PgDump {
     pub fn new(tools: Arc<Tools>, options: PgDumpOptions) -> Self {
-        Self { tools, options, run: None }
+        Self { tools, options, choice: TableChoice::default(), without_rows: Vec::new(), run: None }
     }
 
-    fn selection(options: &PgDumpOptions) -> Selection<'_> {
-        Selection { scope: &options.scope, exclude: &options.exclude_schemas, locks: Locks::GivenBack }
+    /// Leaves out the rows of these tables, each a schema and a name. They count as empty, as they are after a restore.
+    #[must_use]
+    pub fn without_rows_of(mut self, tables: Vec<(String, String)>) -> Self {
+        self.without_rows = tables;
+        self
+    }
+
+    /// Takes only a part of the scope.
+    #[must_use]
+    pub fn choosing(mut self, choice: TableChoice) -> Self {
+        self.choice = choice;
+        self
+    }
+
+    fn selection<'a>(options: &'a PgDumpOptions, only: Option<&'a [Oid]>) -> Selection<'a> {
+        Selection { scope: &options.scope, exclude: &options.exclude_schemas, locks: Locks::GivenBack, only }
+    }
+
+    /// What was asked for, as the catalog has it in this snapshot. `None`: everything.
+    async fn choose(
+        &self,
+        connection: &mut PgConnection,
+        info: &ConnectInfo,
+    ) -> Result<Option<Arc<Chosen>>, SourceError> {
+        if self.choice.is_everything() {
+            return Ok(None);
+        }
+        let selection = Self::selection(&self.options, None);
+        chosen::choose(connection, selection, &self.choice).await.map(|chosen| Some(Arc::new(chosen))).map_err(
+            |error| match error {
+                ChoiceError::Database(error) => from_sql(info, error),
+                ChoiceError::Unknown { .. } | ChoiceError::Ambiguous { .. } | ChoiceError::Nothing => {
+                    SourceError { message: error.to_string(), may_pass: false, code: "source.no_table" }
+                }
+            },
+        )
     }
 
     async fn begin(&mut self) -> Result<(Run, File), SourceError> {
@@ -155,7 +190,9 @@ impl PgDump {
                 None => return Err(no_schema(schema, &info)),
             },
         };
-        inspect::lock_tables(&mut connection, Self::selection(options)).await.map_err(sql)?;
+        let chosen = self.choose(&mut connection, &info).await?;
+        let defined = chosen.as_ref().map(|chosen| chosen.defined.as_slice());
+        inspect::lock_tables(&mut connection, Self::selection(options, defined)).await.map_err(sql)?;
         let (snapshot, encoding): (String, String) =
             sqlx::query_as("SELECT pg_catalog.pg_export_snapshot(), pg_catalog.current_setting('server_encoding')")
                 .fetch_one(&mut connection)
@@ -171,12 +208,13 @@ impl PgDump {
             code: "source.tool",
         };
         let environment = ChildEnvironment::new(&info, &[]).map_err(cannot)?;
-        let command = Command::new(&tool.path).args(self.arguments(&snapshot, lock_wait, &encoding)).stdout_pipe();
+        let arguments = self.arguments(&snapshot, lock_wait, &encoding, chosen.as_deref())?;
+        let command = Command::new(&tool.path).args(arguments).stdout_pipe();
         let mut child = environment.apply(command).spawn().await.map_err(cannot)?;
         let stdout = child.stdout.take().ok_or_else(|| cannot(io::Error::other("it has no standard output")))?;
-        let inspection = Inspection(tokio::spawn(find(connection, options.clone(), info.clone())));
-        let run =
-            Run { child, inspection, seen: Arc::default(), tool, server_version, schema, _environment: environment };
+        let inspection = Inspection(tokio::spawn(find(connection, options.clone(), chosen.clone(), info.clone())));
+        let (seen, _environment) = (Arc::default(), environment);
+        let run = Run { child, inspection, seen, tool, server_version, schema, chosen, _environment };
         Ok((run, stdout))
     }
 
@@ -194,12 +232,22 @@ impl PgDump {
 
     /// Everything but how to reach the server, which is in the environment. Each as `--option=value`, so that no value can be
     /// taken for an option.
-    fn arguments(&self, snapshot: &str, lock_wait_millis: u128, server_encoding: &str) -> Vec<String> {
+    fn arguments(
+        &self,
+        snapshot: &str,
+        lock_wait_millis: u128,
+        server_encoding: &str,
+        chosen: Option<&Chosen>,
+    ) -> Result<Vec<String>, SourceError> {
         let options = &self.options;
         let format = match options.format {
             Format::Sql => "p",
             Format::Tar => "t",
             Format::Custom => "c",
+            Format::Json | Format::Text => {
+                let message = format!("pg_dump does not write the format {}", options.format);
+                return Err(SourceError { message, may_pass: false, code: "source.internal" });
+            }
         };
         let mut arguments = vec![
             format!("--format={format}"),
@@ -213,21 +261,27 @@ impl PgDump {
         if let (Format::Custom, Some(level)) = (options.format, options.compress_level) {
             arguments.push(format!("--compress={level}"));
         }
+        let named = chosen.map_or_else(Vec::new, |chosen| by_table(&chosen.partial));
+        let has_tables = chosen.is_some_and(|chosen| chosen.partial.tables.is_some());
         match &options.scope {
-            DumpScope::Schema { schema } => {
-                arguments.push(format!("--schema={}", dump_pattern(schema)));
-                // `pg_dump` reads the name in the database's encoding unless told otherwise; we have it in UTF-8.
-                if !schema.is_ascii() && !matches!(server_encoding, "UTF8" | "SQL_ASCII") {
-                    arguments.push("--encoding=UTF8".to_owned());
-                }
-            }
+            // Tables that are named come from their schemas: those named beside them would be ignored.
+            _ if has_tables => {}
+            DumpScope::Schema { schema } => arguments.push(format!("--schema={}", dump_pattern(schema))),
             DumpScope::Database { .. } => {
                 let named = options.exclude_schemas.iter().map(|schema| dump_pattern(schema));
                 let sides = SIDE_SCHEMAS.iter().map(|prefix| format!("{}*", dump_pattern(prefix)));
                 arguments.extend(named.chain(sides).map(|pattern| format!("--exclude-schema={pattern}")));
             }
         }
-        arguments
+        arguments.extend(named);
+        let without_rows = self.without_rows.iter().map(|(schema, table)| qualified(schema, table));
+        arguments.extend(without_rows.map(|table| format!("--exclude-table-data={table}")));
+        // `pg_dump` reads names in the database's encoding unless told otherwise; we have them in UTF-8. Those of a whole database's schemas
+        // are our own.
+        if !arguments.iter().all(|argument| argument.is_ascii()) && !matches!(server_encoding, "UTF8" | "SQL_ASCII") {
+            arguments.push("--encoding=UTF8".to_owned());
+        }
+        Ok(arguments)
     }
 
     /// What is wrong with the bytes of a `pg_dump` that claims success.
@@ -241,6 +295,7 @@ impl PgDump {
             Format::Sql => tail.windows(LAST_LINE.len()).any(|window| window == LAST_LINE),
             // Their ends are checked by `pg_restore`, which needs them whole.
             Format::Tar | Format::Custom => true,
+            Format::Json | Format::Text => false,
         };
         if is_complete {
             None
@@ -310,11 +365,16 @@ impl Source for PgDump {
         if !words.is_empty() {
             tracing::warn!(%words, "pg_dump succeeded with warnings");
         }
-        let (connection, found) = run.found().await?;
+        let (connection, mut found) = run.found().await?;
+        let is_left_out = |table: &TableRows| {
+            self.without_rows.iter().any(|(schema, name)| (schema, name) == (&table.schema, &table.table))
+        };
+        found.tables.iter_mut().filter(|table| is_left_out(table)).for_each(|table| table.rows = 0);
         self.is_still_the_same(connection, &run).await?;
         Ok(SourceReport {
             holds: Content::Database(DatabaseContent {
                 scope: self.options.scope.clone(),
+                partial: run.chosen.as_ref().map(|chosen| chosen.partial.clone()),
                 server_version: run.server_version,
                 tool_version: run.tool.version,
                 table_count: found.table_count,
@@ -363,6 +423,17 @@ impl Run {
     }
 }
 
+/// A partial dump's tables as `pg_dump`'s options. Each name is quoted, so that it is no pattern.
+fn by_table(partial: &Partial) -> Vec<String> {
+    let lists = [
+        ("table", partial.tables.as_deref().unwrap_or_default()),
+        ("exclude-table", &partial.exclude_tables),
+        ("exclude-table-data", &partial.exclude_table_data),
+    ];
+    let option = |option, name: &TableName| format!("--{option}={}", qualified(&name.schema, &name.table));
+    lists.into_iter().flat_map(|(name, tables)| tables.iter().map(move |table| option(name, table))).collect()
+}
+
 async fn connect(info: &ConnectInfo) -> Result<PgConnection, SourceError> {
     match tokio::time::timeout(CONNECT_TIMEOUT, info.connect()).await {
         Ok(connected) => connected.map_err(|error| from_sql(info, error)),
@@ -387,16 +458,23 @@ fn no_schema(schema: &str, info: &ConnectInfo) -> SourceError {
 async fn find(
     mut connection: PgConnection,
     options: PgDumpOptions,
+    chosen: Option<Arc<Chosen>>,
     info: ConnectInfo,
 ) -> (PgConnection, Result<Found, SourceError>) {
-    let selection = PgDump::selection(&options);
+    let of = |which: fn(&Chosen) -> &Vec<Oid>| {
+        PgDump::selection(&options, chosen.as_deref().map(|chosen| which(chosen).as_slice()))
+    };
     let found = async {
         Ok::<_, sqlx::Error>(Found {
-            table_count: inspect::table_count(&mut connection, selection).await?,
-            sequences: inspect::sequences(&mut connection, selection).await?,
-            requirements: inspect::requirements(&mut connection, selection).await?,
-            ownership: owners(&mut connection, &options).await?,
-            tables: inspect::table_rows(&mut connection, selection).await?,
+            table_count: inspect::table_count(&mut connection, of(|chosen| &chosen.defined)).await?,
+            sequences: inspect::sequences(&mut connection, of(|chosen| &chosen.sequences)).await?,
+            requirements: inspect::requirements(&mut connection, PgDump::selection(&options, None)).await?,
+            ownership: match &chosen {
+                None => owners(&mut connection, &options).await?,
+                // It is restored by nobody who could give them back.
+                Some(_) => Vec::new(),
+            },
+            tables: inspect::table_rows(&mut connection, of(|chosen| &chosen.filled)).await?,
         })
     };
     let found = found.await.map_err(|error| from_sql(&info, error));
@@ -424,50 +502,4 @@ async fn owners(connection: &mut PgConnection, options: &PgDumpOptions) -> Resul
         })
     });
     Ok(ownership)
-}
-
-/// What passed through the reader.
-#[derive(Debug, Default)]
-struct Seen {
-    bytes: AtomicU64,
-    tail: Mutex<Vec<u8>>,
-}
-
-/// `pg_dump`'s standard output. It ends when `pg_dump` ends, well or not.
-///
-/// `pg_dump` writes 4 KiB at a time (stdio's buffer for a pipe), and a reader that waits in `read` is woken for each of them: on
-/// a busy machine that costs as much as the digest. So after the pipe was emptied it is given time to fill again.
-struct DumpReader {
-    stdout: File,
-    seen: Arc<Seen>,
-    /// How long: too short for the pipe to become full, so `pg_dump` never waits for it.
-    pause: Duration,
-    emptied: bool,
-}
-
-impl DumpReader {
-    fn new(stdout: File, seen: Arc<Seen>) -> Self {
-        // What a pipe has by default, pipe(7).
-        let capacity = rustix::pipe::fcntl_getpipe_size(&stdout).unwrap_or(64 << 10);
-        // At a gigabyte in a second, which is beyond what a backend formats.
-        let pause = Duration::from_nanos(capacity as u64);
-        Self { stdout, seen, pause, emptied: false }
-    }
-}
-
-impl Read for DumpReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.emptied {
-            std::thread::sleep(self.pause);
-        }
-        let length = self.stdout.read(buffer)?;
-        self.emptied = length < buffer.len();
-        let new = &buffer[..length];
-        self.seen.bytes.fetch_add(length as u64, Ordering::Release);
-        let mut tail = self.seen.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.extend_from_slice(&new[new.len().saturating_sub(TAIL)..]);
-        let excess = tail.len().saturating_sub(TAIL);
-        tail.drain(..excess);
-        Ok(length)
-    }
 }

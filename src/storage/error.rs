@@ -26,6 +26,14 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// How long the storage asked to be left alone.
+    pub const fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Throttled { retry_after } => retry_after,
+            _ => None,
+        }
+    }
+
     /// A stable word for logs, answers and metrics: `storage.denied`.
     pub const fn code(self) -> &'static str {
         match self {

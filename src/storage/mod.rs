@@ -7,6 +7,7 @@
 mod error;
 pub mod ledger;
 pub mod local;
+mod measured;
 pub mod memory;
 mod rate;
 pub mod s3;
@@ -22,7 +23,9 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     error::{Error, ErrorKind},
     ledger::Ledger,
+    measured::Measured,
     rate::RateLimited,
+    s3::{Listed, Objects},
 };
 use crate::{
     artifact::{ArtifactName, Fingerprint},
@@ -222,6 +225,11 @@ pub trait Storage: Debug + Send + Sync {
         None
     }
 
+    /// The other objects of its bucket, when it has one: a project's files may be there.
+    fn objects(&self) -> Option<Objects> {
+        None
+    }
+
     /// Whether it may be given an artifact that is not encrypted. A request that would is refused before its dump.
     fn takes_plaintext(&self) -> bool {
         true
@@ -248,16 +256,17 @@ pub trait Upload: Send {
 /// Builds the adapter that the configuration names: the one place that knows them all. `name` is what the configuration calls it, under
 /// which it keeps what it must remember in `ledger`.
 pub async fn open(name: &str, config: &StorageConfig, ledger: &Arc<dyn Ledger>) -> Result<Arc<dyn Storage>, Error> {
-    match config {
-        StorageConfig::Local(local) => Ok(Arc::new(local::LocalStorage::open(&local.root).await?)),
+    let storage: Arc<dyn Storage> = match config {
+        StorageConfig::Local(local) => Arc::new(local::LocalStorage::open(&local.root).await?),
         StorageConfig::S3(s3) => {
             let storage = Arc::new(s3::S3Storage::open(name, s3, Arc::clone(ledger))?);
-            Ok(RateLimited::wrap(storage, s3.max_rate))
+            RateLimited::wrap(storage, s3.max_rate)
         }
         StorageConfig::Telegram(telegram) => {
-            Ok(Arc::new(telegram::TelegramStorage::new(name, telegram, Arc::clone(ledger))?))
+            Arc::new(telegram::TelegramStorage::new(name, telegram, Arc::clone(ledger))?)
         }
-    }
+    };
+    Ok(Measured::wrap(name, storage))
 }
 
 /// Writes a small object whole, such as a manifest.

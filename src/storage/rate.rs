@@ -88,6 +88,10 @@ impl Storage for RateLimited {
         self.inner.sweep_temporary(modified_before).await
     }
 
+    fn objects(&self) -> Option<Objects> {
+        self.inner.objects()
+    }
+
     fn s3_address(&self, at: &Locator) -> Option<S3Address> {
         self.inner.s3_address(at)
     }

@@ -10,6 +10,7 @@
 //! alone owns, uploads and probes: an object under a final name is the business of the job that holds the lease.
 
 mod http;
+mod objects;
 mod probe;
 mod trouble;
 mod upload;
@@ -32,6 +33,7 @@ use object_store::{
     path::Path,
 };
 
+pub use self::objects::{Listed, Objects};
 use self::{http::Transport, trouble::Trouble};
 use super::*;
 use crate::{
@@ -447,6 +449,10 @@ impl Storage for S3Storage {
             }
         }
         Ok(removed)
+    }
+
+    fn objects(&self) -> Option<Objects> {
+        Some(Objects::new(Arc::clone(&self.bucket)))
     }
 
     fn s3_address(&self, at: &Locator) -> Option<S3Address> {

@@ -20,7 +20,7 @@ use axum::{
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use holdfast::{
-    app::App,
+    app::{App, Storages},
     artifact::{ArtifactName, Sha256Digest},
     auth::{
         jwt::{self, Claims, Verifier},
@@ -100,6 +100,9 @@ impl Storage for Shelf {
     }
 }
 
+/// Signs the tokens.
+pub const JWT_SECRET: &str = "an HS256 secret that is long enough";
+
 /// Of every user that [`TestApi::user`] makes.
 pub const PASSWORD: &str = "canary correct horse battery";
 
@@ -162,22 +165,29 @@ impl TestApi {
         config.database.max_connections = 10;
         config.worker.shutdown_seconds = 5;
         config.backup.storages = vec!["first".to_owned()];
+        config.backup.default_project = "acme".to_owned();
+        // The clock stands still, so nobody would ever get another call: tests/limits.rs has limits.
+        config.limits.requests_per_minute = 0;
+        config.limits.anonymous_requests_per_minute = 0;
+        config.limits.refusals_per_minute = 0;
+        config.limits.jobs_per_project = 0;
         configure(&mut config);
         let pool = db::connect(&database, &config.database).await.unwrap();
         db::migrate(&pool).await.unwrap();
         let (first, second) = (Arc::new(Shelf::default()), Arc::new(Shelf::default()));
-        let storages: BTreeMap<String, Arc<dyn Storage>> = BTreeMap::from([
+        let shelves: BTreeMap<String, Arc<dyn Storage>> = BTreeMap::from([
             ("first".to_owned(), first.clone() as Arc<dyn Storage>),
             ("second".to_owned(), second.clone() as Arc<dyn Storage>),
         ]);
         let clock = Clock::fixed("2026-11-21T12:00:00Z".parse().unwrap());
-        let secret = Secret::new("an HS256 secret that is long enough");
+        let secret = Secret::new(JWT_SECRET);
         let control = database.clone();
         let directory = tempfile::tempdir().unwrap();
         config.data_dir = directory.path().to_path_buf();
         config.auth.jwt_secret = Some(secret.clone());
         let keys = Arc::new(Keyring::open(&config, &clock).unwrap());
         let tools = Arc::default();
+        let storages = Storages::new(shelves, pool.clone(), Arc::clone(&keys));
         let app = App { config: Arc::new(config), pool, control, storages, tools, keys, clock: clock.clone() };
         for (project, organization) in [("acme", "o-acme"), ("globex", "o-globex")] {
             sqlx::query("INSERT INTO control_plane.organizations (id, name) VALUES ($1, $1)")
@@ -185,12 +195,15 @@ impl TestApi {
                 .execute(&app.pool)
                 .await
                 .unwrap();
-            sqlx::query("INSERT INTO control_plane.projects (id, name, slug, organization_id) VALUES ($1, $1, $1, $2)")
-                .bind(project)
-                .bind(organization)
-                .execute(&app.pool)
-                .await
-                .unwrap();
+            sqlx::query(
+                "INSERT INTO control_plane.projects (id, name, slug, organization_id, files)
+                 VALUES ($1, $1, $1, $2, jsonb_build_object('directory', '/srv/' || $1))",
+            )
+            .bind(project)
+            .bind(organization)
+            .execute(&app.pool)
+            .await
+            .unwrap();
         }
         let verifier = Verifier::new(&secret, &app.config.auth, clock.clone()).unwrap();
         let router = http::router(app.clone(), verifier);
@@ -340,9 +353,9 @@ impl TestApi {
         self.send(request(Method::DELETE, path, Some(token), None)).await
     }
 
-    /// Event, actor and outcome of everything in the audit trail.
+    /// Event, actor and outcome of everything in the audit trail, but for refusals that have no word of their own: tests/audit.rs.
     pub async fn audit(&self) -> Vec<(String, String, String)> {
-        sqlx::query_as("SELECT event, actor, outcome FROM control_plane.backup_history ORDER BY id")
+        sqlx::query_as("SELECT event, actor, outcome FROM control_plane.backup_history WHERE event NOT IN ('refused', 'refusals') ORDER BY id")
             .fetch_all(self.pool())
             .await
             .unwrap()

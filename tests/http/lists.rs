@@ -113,6 +113,7 @@ async fn queries_that_do_not_fit_are_refused() {
         "created_after=yesterday",
         "created_after=%2B262000-01-01T00:00:00Z",
         "created_before=-0001-01-01T00:00:00Z",
+        "created_after=2026-11-20T00:00:00Z&created_before=2026-11-19T00:00:00Z",
         "expiring_within=soon",
         "expiring_within=99999999999999d",
         "project_id=a%00b",

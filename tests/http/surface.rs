@@ -19,7 +19,7 @@ use crate::{
 #[tokio::test]
 async fn routes_and_methods_that_are_none_are_problems() {
     let api = TestApi::new().await;
-    for path in ["/", "/api", "/api/backups", "/api/backup/", "/metrics", "/../etc/passwd", "/.env"] {
+    for path in ["/", "/api", "/api/backups", "/api/backup/", "/metrics/", "/../etc/passwd", "/.env"] {
         assert_eq!(api.get("x", path).await.problem(404), "request.no_route", "{path}");
     }
     for (method, path) in [("DELETE", "/api/backup"), ("POST", "/healthz"), ("PUT", "/api/jobs"), ("GET", EXPORT)] {
@@ -50,8 +50,14 @@ async fn health_and_readiness_are_told_apart() {
     assert_eq!(api.get("x", "/healthz").await.data(200), json!({ "status": "ok" }));
     assert_eq!(api.get("x", "/readyz").await.data(200), json!({ "status": "ready" }));
     sqlx::query("DELETE FROM control_plane.holdfast_migrations").execute(api.pool()).await.unwrap();
-    assert_eq!(api.get("x", "/readyz").await.problem(503), "control_plane.not_migrated");
+    // An answer is good for a second.
+    assert_eq!(api.get("x", "/readyz").await.data(200), json!({ "status": "ready" }));
+    api.clock.advance(chrono::Duration::seconds(1));
+    for _ in 0..2 {
+        assert_eq!(api.get("x", "/readyz").await.problem(503), "control_plane.not_migrated");
+    }
     api.pool().close().await;
+    api.clock.advance(chrono::Duration::seconds(1));
     assert_eq!(api.get("x", "/readyz").await.problem(503), "control_plane.unavailable");
     let answer = api.get(&api.acme(), "/api/backup").await;
     assert_eq!(answer.problem(503), "control_plane.unavailable");

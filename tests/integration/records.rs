@@ -198,7 +198,9 @@ async fn a_foreign_record_whose_backup_was_deleted_does_not_come_back() {
     let integration = scene.integration();
     let first = integration.record_in_database_only(foreign("1", "BQAC"), None).await.database_record.unwrap();
     let mut connection = scene.pool.acquire().await.unwrap();
-    history::bury(&mut connection, first.id, &Caller::system("test"), JobId::generate(), &json!({})).await.unwrap();
+    history::bury(&mut connection, first.id, &Caller::system("test"), Some(JobId::generate()), &json!({}))
+        .await
+        .unwrap();
     let again = integration.record_in_database_only(foreign("1", "BQAC"), None).await;
     assert_eq!((code(&again), scene.count("backups").await), ("backup.deleted", 0));
     // Another file is not the deleted one.

@@ -118,7 +118,7 @@ async fn counting_in_a_transaction_gives_its_locks_back() {
         .await;
     let connection = &mut database.connection;
     let scope = DumpScope::Schema { schema: "s".into() };
-    let selection = Selection { scope: &scope, exclude: &[], locks: Locks::GivenBack };
+    let selection = Selection { locks: Locks::GivenBack, ..Selection::from(&scope) };
     sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *connection).await.unwrap();
     inspect::lock_tables(connection, selection).await.unwrap();
     assert_eq!(inspect::table_rows(connection, selection).await.unwrap().len(), 60);

@@ -71,7 +71,7 @@ async fn every_format_is_complete_and_comes_with_its_proof() {
     database.end().await;
 }
 
-fn restored_text(pg_restore: &Path, archive: &[u8]) -> Vec<u8> {
+pub fn restored_text(pg_restore: &Path, archive: &[u8]) -> Vec<u8> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), archive).unwrap();
     let output =

@@ -5,6 +5,7 @@ mod content;
 mod database;
 mod failures;
 mod names;
+mod partial;
 #[path = "../support/mod.rs"]
 mod support;
 mod tools;

@@ -155,3 +155,21 @@ pub async fn load_custom_dump(info: &ConnectInfo, dump: &Path) {
     let exit = environment.apply(command).spawn().await.unwrap().wait().await.unwrap();
     assert!(exit.status.success(), "{}: {}", dump.display(), exit.stderr);
 }
+
+/// Until some session waits for a lock in this database.
+pub async fn wait_for_lock(pool: &PgPool) {
+    let started = std::time::Instant::now();
+    loop {
+        let waiting: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        if waiting > 0 {
+            return;
+        }
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "nobody waits for a lock");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}

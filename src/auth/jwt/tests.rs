@@ -71,6 +71,17 @@ fn a_token_expires_when_the_clock_moves() {
 }
 
 #[test]
+fn nobody_claims_a_subject_of_our_own() {
+    for subject in ["system:worker", "cli:root", "user:alice", "key:1 (ci)"] {
+        let refused = AuthError::Claim { name: "sub", problem: "begins like those that Holdfast gives itself" };
+        assert_eq!(with("sub", json!(subject)), Err(refused.clone()), "{subject}");
+        let given = Claims { subject: subject.to_owned(), ..claims() };
+        assert_eq!(issue(&secret(), &AuthConfig::default(), &given, now(), Duration::from_secs(60)), Err(refused));
+    }
+    assert!(with("sub", json!("systems:worker")).is_ok() && with("sub", json!("auth0|user:1")).is_ok());
+}
+
+#[test]
 fn a_token_from_the_future_is_refused() {
     let at = now().timestamp();
     assert!(with("iat", json!(at + 30)).is_ok());

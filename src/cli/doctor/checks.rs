@@ -16,7 +16,7 @@ use crate::{
     catalog::{self, Project, ProjectScope},
     cli::{Failure, failure, open},
     clock::Clock,
-    config::Config,
+    config::{Config, StorageConfig},
     db,
     jobs::queue,
     keyring::KeyFiles,
@@ -50,15 +50,15 @@ impl Findings {
         self.0.push(finding);
     }
 
-    fn ok(&mut self, check: &str, message: impl Into<String>) {
+    pub(super) fn ok(&mut self, check: &str, message: impl Into<String>) {
         self.add(check, Health::Ok, message, None);
     }
 
-    fn warn(&mut self, check: &str, message: impl Into<String>, remedy: &str) {
+    pub(super) fn warn(&mut self, check: &str, message: impl Into<String>, remedy: &str) {
         self.add(check, Health::Warn, message, Some(remedy));
     }
 
-    fn fail(&mut self, check: &str, message: impl Into<String>, remedy: &str) {
+    pub(super) fn fail(&mut self, check: &str, message: impl Into<String>, remedy: &str) {
         self.add(check, Health::Fail, message, Some(remedy));
     }
 
@@ -181,27 +181,54 @@ fn encryption_key(findings: &mut Findings, config: &Config, path: &Path) {
     }
 }
 
-/// Every storage: opened, written to, read back.
+/// Every storage of the configuration: opened, written to, read back.
 pub(super) async fn storages(findings: &mut Findings, config: &Config) {
-    let ledger: Arc<dyn Ledger> = Arc::new(InMemoryLedger::default());
     for (name, storage) in &config.storages {
-        let check = format!("storage {name}");
-        let probed = async { storage::open(name, storage, &ledger).await?.probe(ProbeDepth::Quick).await };
-        match probed.await {
-            Ok(probe) => {
-                let free = probe.free.map(|free| format!(", {free} free")).unwrap_or_default();
-                let message = format!("writes, reads back and deletes{free}");
-                match probe.free {
-                    Some(free) if free < LOW_DISK => {
-                        findings.warn(&check, message, "Free some space, or let backups expire sooner.")
-                    }
-                    Some(_) | None => findings.ok(&check, message),
+        probe(findings, name, storage).await;
+    }
+}
+
+/// Those that the control plane holds.
+async fn held_storages(findings: &mut Findings, config: &Config, pool: &PgPool) -> anyhow::Result<()> {
+    let rows = catalog::storages(pool).await?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let key = SecretsKey::load(&KeyFiles::of(config).secrets)?;
+    for row in rows {
+        let check = format!("storage {}", row.name);
+        if config.storages.contains_key(&row.name) {
+            findings.warn(
+                &check,
+                "the control plane holds one of the same name, which is not used",
+                "`holdfast storage remove` takes away the one that is not used.",
+            );
+            continue;
+        }
+        match row.open(&key).map_err(|error| error.to_string()).and_then(|s| s.parse().map_err(|e| e.to_string())) {
+            Ok(storage) => probe(findings, &row.name, &storage).await,
+            Err(why) => findings.fail(&check, why, "Put the right secrets key back, or add the storage again."),
+        }
+    }
+    Ok(())
+}
+
+async fn probe(findings: &mut Findings, name: &str, storage: &StorageConfig) {
+    let ledger: Arc<dyn Ledger> = Arc::new(InMemoryLedger::default());
+    let check = format!("storage {name}");
+    let probed = async { storage::open(name, storage, &ledger).await?.probe(ProbeDepth::Quick).await };
+    match probed.await {
+        Ok(probe) => {
+            let free = probe.free.map(|free| format!(", {free} free")).unwrap_or_default();
+            let message = format!("writes, reads back and deletes{free}");
+            match probe.free {
+                Some(free) if free < LOW_DISK => {
+                    findings.warn(&check, message, "Free some space, or let backups expire sooner.")
                 }
-            }
-            Err(error) => {
-                findings.fail(&check, error.to_string(), "Check that it is reached and that we may write there.")
+                Some(_) | None => findings.ok(&check, message),
             }
         }
+        Err(error) => findings.fail(&check, error.to_string(), "Check that it is reached and that we may write there."),
     }
 }
 
@@ -372,6 +399,7 @@ async fn inside_pool(
             "Start `holdfast serve` or `holdfast worker`; with --wait commands do their own work.",
         );
     }
+    held_storages(findings, config, pool).await?;
     let projects = catalog::projects(pool, &Scope::everything("doctor looks at every project")).await?;
     if projects.is_empty() {
         findings.warn(

@@ -25,6 +25,8 @@ use crate::{
         cookie,
         error::Problem,
         extract::{Body, CallFrom, Signed, Via},
+        idempotency::HoldsSecret,
+        witness,
     },
     people::{self, Attempt, NewUser, PeopleError, User},
     tenant::{Caller, Permission, Role},
@@ -75,12 +77,7 @@ pub async fn login(
     }
     let (pool, auth, now) = (&api.app.pool, &api.app.config.auth, api.app.clock.now());
     let limits = (auth.login_attempts_per_account, auth.login_attempts_per_address);
-    if let Attempt::Refused { retry_after_seconds } = people::try_login(pool, &login.name, address, limits, now).await?
-    {
-        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "auth.throttled", "too many attempts to log in")
-            .hint("Wait as long as Retry-After says.")
-            .header(RETRY_AFTER, &retry_after_seconds.to_string()));
-    }
+    throttle(people::try_login(pool, &login.name, address, limits, now).await?)?;
     let (user, hash) = people::login_user(pool, &login.name).await?.unzip();
     let is_right = api.passwords.is_right(login.password, hash.flatten()).await?;
     let known = user.clone().filter(|_| is_right).and_then(|user| Some((user.caller()?, user)));
@@ -91,7 +88,19 @@ pub async fn login(
     begin(&api, &headers, &caller, user, login.cookie, now).await
 }
 
-/// Writes a failed login down, and gives the one answer to all of them.
+/// 429 for an attempt that is one too many.
+fn throttle(attempt: Attempt) -> Result<(), Problem> {
+    match attempt {
+        Attempt::Allowed => Ok(()),
+        Attempt::Refused { retry_after_seconds } => {
+            Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "auth.throttled", "too many attempts to log in")
+                .hint("Wait as long as Retry-After says.")
+                .header(RETRY_AFTER, &retry_after_seconds.to_string()))
+        }
+    }
+}
+
+/// Writes a failed login down, and gives the one answer to all of them. When there are too many, they are counted instead.
 async fn failed_login(api: &Api, user: Option<User>, address: Option<std::net::IpAddr>) -> Problem {
     let caller = nobody(user.as_ref().map(|user| user.name.as_str()), address);
     let event = PeopleEvent {
@@ -101,8 +110,11 @@ async fn failed_login(api: &Api, user: Option<User>, address: Option<std::net::I
         outcome: "failed",
         detail: json!({ "user_id": user.as_ref().map(|user| user.id), "disabled": user.as_ref().map(|user| user.disabled) }),
     };
-    if let Err(error) = write(api, &event).await {
-        tracing::error!(detail = error.detail, "a failed login could not be written into the history");
+    if api.refusals.admit_login(address, api.app.clock.now()) {
+        witness::is_told();
+        if let Err(error) = write(api, &event).await {
+            tracing::error!(detail = error.detail, "a failed login could not be written into the history");
+        }
     }
     refused("auth.login_failed", "the name or the password is wrong")
 }
@@ -172,6 +184,7 @@ async fn begin(
     let user = User { last_login_at: Some(now), ..user };
     let token = if in_cookie { None } else { Some(token) };
     let mut answer = Data { data: LoggedIn { token, expires_at, user } }.into_response();
+    answer.extensions_mut().insert(HoldsSecret);
     if let Some(cookie) = cookie {
         answer.headers_mut().insert(SET_COOKIE, cookie);
     }
@@ -207,6 +220,63 @@ pub async fn logout(State(api): State<Api>, caller: Signed, headers: HeaderMap) 
         answer.headers_mut().insert(SET_COOKIE, cookie);
     }
     Ok(answer)
+}
+
+/// A new password for oneself.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPassword {
+    /// The one of now: an open session alone must not be enough to keep its owner out.
+    #[schema(value_type = String, format = Password)]
+    pub current_password: Secret,
+    #[schema(value_type = String, format = Password, min_length = 12)]
+    pub new_password: Secret,
+}
+
+/// Change one's own password
+///
+/// For local users who have logged in. Every other session of the user ends; this one goes on. Attempts are counted with those to log in.
+#[utoipa::path(
+    post, path = "/auth/password", operation_id = "change_password", tag = "auth",
+    request_body(content = NewPassword, example = json!({ "current_password": "correct horse battery", "new_password": "a better one that is long" })),
+    responses((status = 204, description = "The new password holds.")),
+    security(("bearer" = [])),
+)]
+pub async fn password(
+    State(api): State<Api>,
+    caller: Signed,
+    body: Result<Body<NewPassword>, Problem>,
+) -> Result<StatusCode, Problem> {
+    let Body(body) = body?;
+    let Via::Session { id: session, user_id } = caller.1 else {
+        return Err(Problem::new(StatusCode::CONFLICT, "auth.no_session", "this token belongs to no session")
+            .hint("Log in first. The passwords of a platform's users are changed there."));
+    };
+    let Signed(caller, _) = &caller;
+    let (pool, auth, now) = (&api.app.pool, &api.app.config.auth, api.app.clock.now());
+    let ended = || Problem::unauthenticated("auth.token_invalid", "the session has ended");
+    let user = people::own_password(pool, user_id).await?.ok_or_else(ended)?;
+    let limits = (auth.login_attempts_per_account, auth.login_attempts_per_address);
+    throttle(people::try_login(pool, &user.name, caller.address, limits, now).await?)?;
+    if !api.passwords.is_right(body.current_password, user.hash).await? {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "auth.current_password", "the current password is wrong"));
+    }
+    let hash = api.passwords.hash(body.new_password).await?;
+    let mut transaction = db::begin(pool).await?;
+    if !people::change_own_password(&mut transaction, user_id, &hash, session).await? {
+        return Err(ended());
+    }
+    people::forget_account(&mut transaction, &user.name).await?;
+    let event = PeopleEvent {
+        event: "password_changed",
+        caller,
+        organization_id: user.organization_id.as_deref(),
+        outcome: "ok",
+        detail: json!({ "user_id": user_id }),
+    };
+    history::record_people(&mut transaction, &event).await?;
+    transaction.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Who calls, and what it may do.

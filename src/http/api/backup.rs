@@ -1,6 +1,10 @@
-//! Backups: take, list, look at, verify, restore and delete them.
+//! Backups: list them, look at them, verify and delete them. To ask for one, or for a restore, is in `backup/ask.rs`.
 
-use axum::{extract::State, http::StatusCode, response::Response};
+pub mod ask;
+pub mod import;
+pub mod pin;
+
+use axum::{extract::State, response::Response};
 use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -9,8 +13,7 @@ use super::{
     refusal::{self, About},
 };
 use crate::{
-    app::App,
-    artifact::{BackupType, Compression, Format},
+    artifact::BackupType,
     history::{self, Backup, BackupFilter, BackupStatus, Copy, PastEvent, Stats},
     http::{
         Api,
@@ -20,73 +23,9 @@ use crate::{
         redact,
     },
     ids::BackupId,
-    jobs::request::{self, DeleteRequest, Depth, Export, RestoreRequest, VerifyRequest},
+    jobs::request::{self, DeleteRequest, Depth, VerifyRequest},
     tenant::Permission,
 };
-
-/// A backup of a project's database, as it is asked for.
-#[derive(Debug, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ExportBody {
-    #[schema(example = "acme")]
-    pub project_id: String,
-    /// Default: the setting `backup.format`, which is `sql` unless changed.
-    #[schema(inline)]
-    pub format: Option<Format>,
-    /// `true`: gzip; `false`: not at all. A `custom` dump is compressed by `pg_dump` itself, whatever is said here. Default: the
-    /// setting `backup.compression`, which is `gzip` unless changed.
-    pub compress: Option<bool>,
-    /// Instead of `compress`: which compression. Both together are refused.
-    #[schema(inline)]
-    pub compression: Option<Compression>,
-    /// Who is told by e-mail how it ended.
-    #[schema(example = "ops@example.com")]
-    pub notify_email: Option<String>,
-    /// Names of the storages that take it. Default: those of the setting `backup.storages`, which is all of them unless changed.
-    #[serde(default)]
-    pub storages: Vec<String>,
-    /// When it may be deleted. Default: after `backup.retention_days`, which is 30 unless changed.
-    pub expires_at: Option<DateTime<Utc>>,
-    /// A note of at most 1024 characters.
-    #[schema(max_length = 1024)]
-    pub caption: Option<String>,
-}
-
-impl ExportBody {
-    fn into_request(self, app: &App) -> Result<Export, Problem> {
-        let compression = match (self.compress, self.compression) {
-            (Some(_), Some(_)) => {
-                return Err(Problem::invalid("request.compression", "compress and compression exclude each other")
-                    .hint("Send one of them."));
-            }
-            (None, given) => given,
-            (Some(false), None) => Some(Compression::None),
-            (Some(true), None) => match self.format.unwrap_or(app.config.backup.format) {
-                Format::Sql | Format::Tar => Some(Compression::Gzip),
-                Format::Custom => None,
-            },
-        };
-        if self.caption.as_deref().is_some_and(|c| c.chars().count() > 1024 || c.contains('\0')) {
-            return Err(Problem::invalid(
-                "request.caption",
-                "caption is longer than 1024 characters or has a zero byte",
-            ));
-        }
-        if let Some(at) = self.expires_at {
-            plausible("expires_at", at)?;
-        }
-        Ok(Export {
-            project_id: self.project_id,
-            format: self.format,
-            compression,
-            storages: self.storages,
-            expires_at: self.expires_at,
-            notify_email: self.notify_email,
-            caption: self.caption,
-            compress: None,
-        })
-    }
-}
 
 /// Keeps to years that RFC 3339 can write.
 fn plausible(name: &str, at: DateTime<Utc>) -> Result<(), Problem> {
@@ -95,97 +34,6 @@ fn plausible(name: &str, at: DateTime<Utc>) -> Result<(), Problem> {
     } else {
         Err(Problem::invalid("request.time", format!("{name} is not in the years 1 to 9999")))
     }
-}
-
-/// Take a backup
-///
-/// Writes down a job that backs the project's database up. The answer comes at once; follow the job at its `Location`.
-#[utoipa::path(
-    post, path = "/api/backup/export", operation_id = "export_backup", tag = "backup",
-    request_body(content = ExportBody, example = json!({ "project_id": "acme", "format": "sql", "compression": "zstd" })),
-    responses((status = 202, description = "The job was written down.", body = Data<Accepted>,
-        headers(("Location" = String, description = "Where to look at the job.")))),
-    security(("bearer" = ["backup:write"])),
-)]
-pub async fn export(
-    State(api): State<Api>,
-    caller: Signed,
-    key: IdempotencyKey,
-    body: Result<Body<ExportBody>, Problem>,
-) -> Result<Response, Problem> {
-    if let Err(refused) = caller.require(Permission::Write) {
-        if let Ok(Body(body)) = &body {
-            let about = About::Project(&body.project_id);
-            refusal::record(&api, &caller.0, "requested", Permission::Write, about).await;
-        }
-        return Err(refused);
-    }
-    let request = body?.0.into_request(&api.app)?;
-    Ok(accepted(request::export(&api.app, &caller.0, &request, key.as_deref()).await?))
-}
-
-/// A restore, as it is asked for.
-#[derive(Debug, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RestoreBody {
-    pub backup_id: BackupId,
-    /// Must be `true`: the project's data of now is replaced. It is kept for an undo until its window ends.
-    #[schema(example = true)]
-    pub confirm: Option<bool>,
-    /// Where to, when not in place.
-    pub target: Option<RestoreTarget>,
-}
-
-/// Another place to restore to.
-#[derive(Debug, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RestoreTarget {
-    /// For a whole-database project: the name of the new database, 1 to 63 bytes. Left out, a name is made.
-    #[schema(min_length = 1, max_length = 63)]
-    pub database: Option<String>,
-}
-
-/// Restore a backup
-///
-/// Writes down a job that replaces the project's data by that of the backup, all or nothing. A whole-database project is restored
-/// into a new database.
-#[utoipa::path(
-    post, path = "/api/backup/restore", operation_id = "restore_backup", tag = "backup",
-    request_body(content = RestoreBody, example = json!({ "backup_id": "0199c5f0-7c1e-7d2a-9d5c-2a52b6f0e7aa", "confirm": true })),
-    responses((status = 202, description = "The job was written down.", body = Data<Accepted>,
-        headers(("Location" = String, description = "Where to look at the job.")))),
-    security(("bearer" = ["backup:write"])),
-)]
-pub async fn restore(
-    State(api): State<Api>,
-    caller: Signed,
-    key: IdempotencyKey,
-    body: Result<Body<RestoreBody>, Problem>,
-) -> Result<Response, Problem> {
-    if let Err(refused) = caller.require(Permission::Write) {
-        if let Ok(Body(body)) = &body {
-            let about = About::Backup(body.backup_id);
-            refusal::record(&api, &caller.0, "restore_requested", Permission::Write, about).await;
-        }
-        return Err(refused);
-    }
-    let Body(body) = body?;
-    if body.confirm != Some(true) {
-        return Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "restore.unconfirmed",
-            "a restore replaces the project's data and was not confirmed",
-        )
-        .hint("Send `\"confirm\": true`."));
-    }
-    let target_database = body.target.and_then(|target| target.database);
-    if let Some(name) = &target_database
-        && (name.is_empty() || name.len() > 63 || name.chars().any(char::is_control))
-    {
-        return Err(Problem::invalid("request.target", "target.database must be a name of 1 to 63 bytes"));
-    }
-    let request = RestoreRequest { backup_id: body.backup_id, target_database };
-    Ok(accepted(request::restore(&api.app, &caller.0, &request, key.as_deref()).await?))
 }
 
 /// Which backups to list.
@@ -211,6 +59,14 @@ pub struct ListParams {
     pub limit: Option<u32>,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
+}
+
+/// The project that a query names. No id has a zero byte, and no database takes one.
+fn checked(project_id: Option<String>) -> Result<Option<String>, Problem> {
+    match project_id {
+        Some(id) if id.contains('\0') => Err(Problem::invalid("request.project_id", "project_id has a zero byte")),
+        other => Ok(other),
+    }
 }
 
 /// `7d`, `36h`, `90m`, `30s`, or a number of days.
@@ -245,6 +101,11 @@ pub async fn list(
     caller.require(Permission::Read)?;
     let Params(params) = params?;
     let limit = page_size(params.limit)?;
+    if let (Some(after), Some(before)) = (params.created_after, params.created_before)
+        && after >= before
+    {
+        return Err(Problem::invalid("request.time", "created_after is not before created_before"));
+    }
     for (name, at) in [("created_after", params.created_after), ("created_before", params.created_before)] {
         at.map_or(Ok(()), |at| plausible(name, at))?;
     }
@@ -256,7 +117,7 @@ pub async fn list(
     });
     let before = params.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?;
     let filter = BackupFilter {
-        project_id: params.project_id,
+        project_id: checked(params.project_id)?,
         backup_type: params.r#type,
         status: params.status,
         created_after: params.created_after,
@@ -295,8 +156,8 @@ pub async fn stats(
 ) -> Result<Data<Stats>, Problem> {
     caller.require(Permission::Read)?;
     let Params(params) = params?;
-    let (scope, now) = (caller.0.scope(), api.app.clock.now());
-    Ok(Data { data: history::stats(&api.app.pool, &scope, params.project_id.as_deref(), now).await? })
+    let (scope, now, project_id) = (caller.0.scope(), api.app.clock.now(), checked(params.project_id)?);
+    Ok(Data { data: history::stats(&api.app.pool, &scope, project_id.as_deref(), now).await? })
 }
 
 /// A backup with its copies.

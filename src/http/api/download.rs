@@ -160,6 +160,9 @@ async fn open(
     part: Option<ByteRange>,
 ) -> Result<(String, ByteStream), Problem> {
     let mut copies = history::copies(&api.app.pool, &[backup.id]).await?;
+    if copies.iter().any(|copy| copy.is_good() && !api.app.storages.contains_key(&copy.storage)) {
+        api.app.storages.refresh().await?;
+    }
     // Quick storages first.
     let is_slow = |name: &str| api.app.storages.get(name).is_some_and(|s| s.limits().pace == Pace::Afterwards);
     copies.sort_by_key(|copy| is_slow(&copy.storage));

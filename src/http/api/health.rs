@@ -3,15 +3,46 @@
 use std::time::Duration;
 
 use axum::{extract::State, http::StatusCode};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tokio::sync::Mutex;
 
 use crate::{
+    app::App,
     db,
     http::{Api, answer::Data, error::Problem},
 };
 
 /// How long the control plane may take to answer before it counts as away.
 const READY_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long an answer of `/readyz` is kept: whoever asks, the control plane is asked once in this time.
+const READY_KEPT_FOR: Duration = Duration::from_secs(1);
+
+/// Whether the service could work when it was looked at last, and what was wrong.
+#[derive(Debug, Default)]
+pub struct LastLook(Mutex<Option<(DateTime<Utc>, Option<Problem>)>>);
+
+impl LastLook {
+    /// As it is now, or was a moment ago. One looks at a time, the others wait for its answer.
+    async fn ready(&self, app: &App) -> Result<Data<Health>, Problem> {
+        let mut kept = self.0.lock().await;
+        let now = app.clock.now();
+        let is_fresh = |at: DateTime<Utc>| (now - at).to_std().is_ok_and(|age| age < READY_KEPT_FOR);
+        let trouble = match kept.take() {
+            Some((at, trouble)) if is_fresh(at) => {
+                *kept = Some((at, trouble.clone()));
+                trouble
+            }
+            _ => {
+                let trouble = readiness(app).await.err();
+                *kept = Some((now, trouble.clone()));
+                trouble
+            }
+        };
+        trouble.map_or(Ok(READY), Err)
+    }
+}
 
 /// A sign of life.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -20,6 +51,9 @@ pub struct Health {
     #[schema(value_type = String, example = "ok")]
     pub status: &'static str,
 }
+
+/// What a service answers that can work.
+const READY: Data<Health> = Data { data: Health { status: "ready" } };
 
 /// Whether the process answers
 ///
@@ -34,14 +68,20 @@ pub async fn healthz() -> Data<Health> {
 
 /// Whether the service can take requests
 ///
-/// The control plane answers within two seconds, and has this version's tables.
+/// The control plane answers within two seconds (else 503 with the code `control_plane.unavailable`), and every migration that this
+/// program knows has been applied (else 503 with `control_plane.not_migrated`). An answer is good for a second.
 #[utoipa::path(
     get, path = "/readyz", operation_id = "readyz", tag = "health",
     responses((status = 200, description = "The service can take requests.", body = Data<Health>)),
 )]
 pub async fn readyz(State(api): State<Api>) -> Result<Data<Health>, Problem> {
-    match tokio::time::timeout(READY_WITHIN, db::pending(&api.app.pool)).await {
-        Ok(Ok(0)) => Ok(Data { data: Health { status: "ready" } }),
+    api.readiness.ready(&api.app).await
+}
+
+/// The checks behind `/readyz`. The first that fails is named by the problem's code.
+pub async fn readiness(app: &App) -> Result<Data<Health>, Problem> {
+    match tokio::time::timeout(READY_WITHIN, db::pending(&app.pool)).await {
+        Ok(Ok(0)) => Ok(READY),
         Ok(Ok(pending)) => Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "control_plane.not_migrated",
@@ -49,6 +89,10 @@ pub async fn readyz(State(api): State<Api>) -> Result<Data<Health>, Problem> {
         )
         .hint("Run `holdfast migrate`.")),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(Problem::unavailable()),
+        Err(_) => {
+            let detail =
+                format!("the control plane's database did not answer within {} seconds", READY_WITHIN.as_secs());
+            Err(Problem { detail, ..Problem::unavailable() })
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! API keys: each caller's own, and all for operators.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -25,6 +25,7 @@ use crate::{
         answer::{Cursor, Data, Page},
         error::Problem,
         extract::{Body, Id, Names, Params, Signed},
+        idempotency::HoldsSecret,
     },
     ids::ProjectId,
     people::{self, ApiKey, KeyRights, NewKey},
@@ -168,7 +169,7 @@ pub async fn make(
     transaction.commit().await?;
     // To its owner, this once.
     let made = Made { id, key: key.expose_secret().to_owned(), expires_at: new.expires_at };
-    Ok((StatusCode::CREATED, Json(Data { data: made })).into_response())
+    Ok((StatusCode::CREATED, Extension(HoldsSecret), Json(Data { data: made })).into_response())
 }
 
 /// Revoke an API key

@@ -102,7 +102,7 @@ pub async fn show(
 /// A new user.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Add {
+pub struct AddUserBody {
     #[schema(max_length = 200)]
     pub name: String,
     #[schema(value_type = String, format = Password, min_length = 12)]
@@ -125,14 +125,14 @@ pub struct Add {
 /// It can be given no more than the caller has.
 #[utoipa::path(
     post, path = "/api/users", operation_id = "add_user", tag = "users",
-    request_body(content = Add, example = json!({ "name": "bob@example.com", "password": "correct horse battery", "project_ids": ["acme"] })),
+    request_body(content = AddUserBody, example = json!({ "name": "bob@example.com", "password": "correct horse battery", "project_ids": ["acme"] })),
     responses((status = 201, description = "The user.", body = Data<User>)),
     security(("bearer" = ["backup:write"])),
 )]
 pub async fn add(
     State(api): State<Api>,
     caller: Signed,
-    body: Result<Body<Add>, Problem>,
+    body: Result<Body<AddUserBody>, Problem>,
 ) -> Result<Response, Problem> {
     caller.require(Permission::Write)?;
     require_admin(&caller)?;
@@ -159,7 +159,7 @@ pub async fn add(
 /// What is to be different. What is left out stays.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Change {
+pub struct ChangeUserBody {
     /// Ends every session of the user.
     #[schema(value_type = Option<String>, format = Password, min_length = 12)]
     pub password: Option<Secret>,
@@ -179,7 +179,7 @@ pub struct Change {
 #[utoipa::path(
     patch, path = "/api/users/{id}", operation_id = "change_user", tag = "users",
     params(("id" = Uuid, Path, description = "The user's id.")),
-    request_body(content = Change, example = json!({ "disabled": true })),
+    request_body(content = ChangeUserBody, example = json!({ "disabled": true })),
     responses((status = 200, description = "The user as it is now.", body = Data<User>)),
     security(("bearer" = ["backup:write"])),
 )]
@@ -187,7 +187,7 @@ pub async fn change(
     State(api): State<Api>,
     caller: Signed,
     id: Result<Id<UserId>, Problem>,
-    body: Result<Body<Change>, Problem>,
+    body: Result<Body<ChangeUserBody>, Problem>,
 ) -> Result<Data<User>, Problem> {
     caller.require(Permission::Write)?;
     require_admin(&caller)?;

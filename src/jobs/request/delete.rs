@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RequestError, asked_before, new_job, record, require, to_json};
+use super::{RequestError, asked_before, limits, new_job, record, require, to_json};
 use crate::{
     app::App,
     db,
@@ -65,12 +65,71 @@ pub async fn delete(
         Enqueued::Before(job) => return Ok(job),
         Enqueued::Now(job) => job,
     };
-    history::set_status(&mut *transaction, id, BackupStatus::Deleted.as_str()).await?;
-    stop_copying(&mut transaction, caller, &backup.project_id, id).await?;
+    limits::refuse_when_full(&mut transaction, app, &new).await?;
     let detail = serde_json::json!({ "job_id": job.id, "was": payload.was });
-    record(&mut transaction, caller, Some(id), &backup.project_id, "delete_requested", detail).await?;
+    mark(&mut transaction, caller, &backup.project_id, id, detail).await?;
     transaction.commit().await?;
     Ok(job)
+}
+
+/// The same for a backup that no rule keeps, whose row the caller holds: in the caller's transaction, behind whatever somebody waits for, and
+/// however many others are being deleted.
+pub(in crate::jobs) async fn delete_expired(
+    transaction: &mut sqlx::PgConnection,
+    app: &App,
+    caller: &Caller,
+    project_id: &str,
+    id: BackupId,
+    held: history::Held,
+    because: &[String],
+) -> Result<Job, RequestError> {
+    require(caller, Permission::Write)?;
+    refuse(id, &held)?;
+    let payload = DeletePayload { request: DeleteRequest { backup_id: id }, was: held.status };
+    let mut new = new_job(app, caller, JobType::DeleteBackup, project_id, to_json(&payload)?, None);
+    (new.max_attempts, new.priority) = (DELETE_ATTEMPTS, -10);
+    let (Enqueued::Before(job) | Enqueued::Now(job)) = queue::enqueue(&mut *transaction, &new).await?;
+    let detail = serde_json::json!({ "job_id": job.id, "was": payload.was, "because": because });
+    mark(transaction, caller, project_id, id, detail).await?;
+    Ok(job)
+}
+
+/// From the end of the transaction on it cannot be used.
+async fn mark(
+    transaction: &mut sqlx::PgConnection,
+    caller: &Caller,
+    project_id: &str,
+    id: BackupId,
+    detail: serde_json::Value,
+) -> Result<(), RequestError> {
+    history::set_status(&mut *transaction, id, BackupStatus::Deleted.as_str()).await?;
+    stop_copying(&mut *transaction, caller, project_id, id).await?;
+    record(transaction, caller, Some(id), project_id, "delete_requested", detail).await
+}
+
+/// Deletes a backup's record at once and leaves its stored files where they are.
+///
+/// # Errors
+/// It is pinned, still being made, or being deleted with its files.
+pub async fn forget(app: &App, caller: &Caller, id: BackupId) -> Result<(), RequestError> {
+    require(caller, Permission::Write)?;
+    let backup = history::get(&app.pool, &caller.scope(), id).await?;
+    let mut transaction = db::begin(&app.pool).await?;
+    let Some(held) = history::hold(&mut transaction, id).await? else {
+        return Err(RequestError::NotFound { what: "backup", id: id.to_string() });
+    };
+    refuse(id, &held)?;
+    if held.status == BackupStatus::Deleted.as_str() {
+        return Err(RequestError::conflict(
+            "backup.deleted",
+            format!("backup {id} is being deleted with its files"),
+            "Follow its job.",
+        ));
+    }
+    stop_copying(&mut transaction, caller, &backup.project_id, id).await?;
+    history::forget(&mut transaction, id, caller).await?;
+    transaction.commit().await?;
+    Ok(())
 }
 
 /// A copy that is being made now is not worth finishing.

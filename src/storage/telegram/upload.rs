@@ -105,6 +105,7 @@ impl TelegramUpload {
             let mut held = chat.memory.hold(chat_id).await?;
             chat.memory.require_upload(&note.ledger_key()).await?;
             let (arrived_in, part) = chat.put(&mut held, &document, &mark).await?;
+            drop(document);
             if note.messages.is_empty() {
                 note.chat_id = arrived_in;
             } else if arrived_in != note.chat_id {
@@ -127,7 +128,7 @@ impl TelegramUpload {
 
     async fn finish(&mut self) -> Result<Locator, Error> {
         if !self.buffer.is_empty() {
-            let last = self.buffer.split().freeze();
+            let last = std::mem::take(&mut self.buffer).freeze();
             self.send_part(last).await?;
         }
         let chat_id = match &self.note {
@@ -190,10 +191,15 @@ impl Upload for TelegramUpload {
         }
         self.bytes = total;
         while !part.is_empty() {
+            if self.buffer.is_empty() {
+                // Whole at once, so that it never moves; of what is not written to, no memory is taken.
+                self.buffer.reserve(self.part_bytes());
+            }
             let room = self.part_bytes() - self.buffer.len();
             self.buffer.extend_from_slice(&part.split_to(room.min(part.len())));
             if self.buffer.len() == self.part_bytes() {
-                let full = self.buffer.split().freeze();
+                // Taken, not split off: what is left of a split buffer would hold the memory of a part that is long sent.
+                let full = std::mem::take(&mut self.buffer).freeze();
                 self.send_part(full).await?;
             }
         }

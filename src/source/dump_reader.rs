@@ -1,0 +1,61 @@
+//! `pg_dump`'s standard output, and what passed through it.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// Bytes of the end that are kept to look for a plain dump's last line; after it come only `\unrestrict` with its key and line ends.
+const TAIL: usize = 512;
+
+/// What passed through the reader.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub bytes: AtomicU64,
+    /// The last [`TAIL`] bytes.
+    pub tail: Mutex<Vec<u8>>,
+}
+
+/// `pg_dump`'s standard output. It ends when `pg_dump` ends, well or not.
+///
+/// `pg_dump` writes 4 KiB at a time (stdio's buffer for a pipe), and a reader that waits in `read` is woken for each of them: on
+/// a busy machine that costs as much as the digest. So after the pipe was emptied it is given time to fill again.
+pub(super) struct DumpReader {
+    stdout: File,
+    seen: Arc<Seen>,
+    /// How long: too short for the pipe to become full, so `pg_dump` never waits for it.
+    pause: Duration,
+    emptied: bool,
+}
+
+impl DumpReader {
+    pub fn new(stdout: File, seen: Arc<Seen>) -> Self {
+        // What a pipe has by default, pipe(7).
+        let capacity = rustix::pipe::fcntl_getpipe_size(&stdout).unwrap_or(64 << 10);
+        // At a gigabyte in a second, which is beyond what a backend formats.
+        let pause = Duration::from_nanos(capacity as u64);
+        Self { stdout, seen, pause, emptied: false }
+    }
+}
+
+impl Read for DumpReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.emptied {
+            std::thread::sleep(self.pause);
+        }
+        let length = self.stdout.read(buffer)?;
+        self.emptied = length < buffer.len();
+        let new = &buffer[..length];
+        self.seen.bytes.fetch_add(length as u64, Ordering::Release);
+        let mut tail = self.seen.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.extend_from_slice(&new[new.len().saturating_sub(TAIL)..]);
+        let excess = tail.len().saturating_sub(TAIL);
+        tail.drain(..excess);
+        Ok(length)
+    }
+}
