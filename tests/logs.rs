@@ -489,7 +489,7 @@ async fn the_api_writes_the_job_down_and_refuses_what_is_wrong() {
         assert_eq!(answer.problem(422), code, "{change}");
         if let Some(range) = change["date_range"].as_object() {
             let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-            let field = range.keys().last().unwrap();
+            let field = range.keys().next_back().unwrap();
             assert!(detail.contains(field.as_str()), "{change}: {detail}");
         }
     }
