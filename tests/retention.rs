@@ -587,7 +587,7 @@ async fn a_pin_brings_an_expired_backup_back() {
 async fn a_backup_that_is_let_go_at_the_same_moment_is_not_read() {
     let scene = Scene::new().await;
     let old = scene.backup(export("acme")).await;
-    let mut transaction = scene.test.app.pool.begin().await.unwrap();
+    let mut transaction = holdfast::db::begin(&scene.test.app.pool).await.unwrap();
     history::hold(&mut transaction, old.backup_id()).await.unwrap();
     history::set_status(&mut *transaction, old.backup_id(), "deleted").await.unwrap();
     let app = scene.test.app.clone();
