@@ -101,7 +101,7 @@ fn detail(name: &str, info: &ConnectInfo) -> serde_json::Value {
     json!({ "database": name, "at": info.to_string() })
 }
 
-/// Adds a database. Nothing is connected to: [`test`] does that.
+/// Adds a database. Nothing is connected to: [`test()`] does that.
 pub async fn add(app: &App, caller: &Caller, name: &str, info: &ConnectInfo) -> Result<ShownDatabase, ManageError> {
     require_operator(caller, Permission::Write)?;
     if !catalog::is_plain_name(name, 63) {

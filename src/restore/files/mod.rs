@@ -64,7 +64,7 @@ pub enum FilesTarget {
 }
 
 /// A directory, whatever it is called, among those of one file system. Of which one is not remembered: its number need not be the same after
-/// another mount, on another machine, or for another worker (NFS, btrfs, overlays). It is compared when it is looked at: see [`identity`].
+/// another mount, on another machine, or for another worker (NFS, btrfs, overlays). It is compared when it is looked at: see `identity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub inode: u64,
