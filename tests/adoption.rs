@@ -1,7 +1,7 @@
 //! Migrations on what a platform already has: its tables are adopted or refused with the statements that mend them, never changed
 //! behind its back.
 
-mod support;
+use crate::support;
 
 use holdfast::{
     catalog,

@@ -1,9 +1,8 @@
 //! Tokens that a platform signs itself, over the API.
 
-mod api;
-#[path = "auth/signers.rs"]
 mod signers;
-mod support;
+
+use crate::{api, support};
 
 use api::{Answer, TestApi, request};
 use axum::http::{Method, StatusCode};

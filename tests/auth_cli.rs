@@ -1,7 +1,7 @@
 //! Local users on the command line, the first start, and what of their secrets can be seen. The program itself, on a database of its
 //! own.
 
-mod support;
+use crate::support;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

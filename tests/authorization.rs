@@ -1,16 +1,11 @@
 //! Every operation of the OpenAPI document against every kind of caller. An operation that has no row here fails the test.
 
-mod api;
-#[path = "authorization/forged.rs"]
 mod forged;
-#[path = "auth/signers.rs"]
-mod signers;
-mod support;
-#[path = "authorization/table.rs"]
 mod table;
 #[cfg(feature = "slow-tests")]
-#[path = "authorization/timing.rs"]
 mod timing;
+
+use crate::{api, auth::signers, support};
 
 use std::{collections::BTreeSet, sync::LazyLock};
 

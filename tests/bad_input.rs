@@ -1,14 +1,13 @@
 //! Everything in a request that can be wrong, for every operation of the OpenAPI document: it is refused with a status of 4xx, a code
 //! and the field's name; nothing falls over, and no job is written down.
 
-mod api;
-#[path = "support/document.rs"]
-mod document;
-#[path = "bad_input/listed.rs"]
 mod listed;
-mod support;
-#[path = "bad_input/values.rs"]
 mod values;
+
+use crate::{
+    api,
+    support::{self, document},
+};
 
 use api::{Answer, TestApi, request};
 use axum::{

@@ -1,8 +1,8 @@
 //! The catalogue from the manifests alone: a control plane that was lost, a record that could not be written, a storage that lies.
 
-#[path = "catalog/imports.rs"]
 mod imports;
-mod support;
+
+use crate::support;
 
 use std::{
     fs,

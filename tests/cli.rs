@@ -1,10 +1,9 @@
 //! The command line as a user meets it: arguments and environment in; exit code, standard output and standard error out.
 
-#[path = "cli/cases.rs"]
 mod cases;
-#[path = "cli/keeping.rs"]
 mod keeping;
-mod support;
+
+use crate::support;
 
 use std::{
     collections::BTreeMap,

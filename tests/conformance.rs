@@ -1,8 +1,8 @@
 //! The API as others see it: stock programs that know nothing of Holdfast but its OpenAPI document speak to the real server.
 
-#[path = "conformance/platform.rs"]
 mod platform;
-mod support;
+
+use crate::support;
 
 use std::process::{Command, Stdio};
 

@@ -1,19 +1,12 @@
 //! Several copies: one dump feeds them, what is missing is made from what is good, and a copy that is bad is neither read nor kept. Real
 //! jobs on a real PostgreSQL.
 
-#[path = "support/faulty_storage.rs"]
-mod faulty_storage;
-#[path = "copies/reading.rs"]
 mod reading;
-#[path = "copies/regions.rs"]
 mod regions;
-#[path = "copies/repairs.rs"]
 mod repairs;
-#[path = "support/s3_server.rs"]
-mod s3_server;
-#[path = "copies/scene.rs"]
 mod scene;
-mod support;
+
+use crate::support::{self, faulty_storage, s3_server};
 
 use faulty_storage::Fault;
 use holdfast::{

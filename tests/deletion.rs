@@ -1,8 +1,8 @@
 //! Deleting backups: every copy, confirmed, whatever the storages say to it.
 
-#[path = "deletion/stubborn.rs"]
 mod stubborn;
-mod support;
+
+use crate::support;
 
 use std::{
     path::PathBuf,

@@ -1,6 +1,6 @@
 //! The sample platform, the comparison of pictures, and the demonstration as a real process.
 
-mod support;
+use crate::support;
 
 use std::{
     io::{BufRead, BufReader},

@@ -1,7 +1,6 @@
 //! What is written down is true: generated pages are current, and every command that a document shows exists.
 
-#[path = "support/document.rs"]
-mod document;
+use crate::support::document;
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 

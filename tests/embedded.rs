@@ -1,6 +1,6 @@
 //! The embedded cluster, made, shared, killed and found again.
 
-mod support;
+use crate::support;
 
 use std::{net::TcpListener, os::unix::fs::PermissionsExt, path::Path};
 

@@ -1,6 +1,6 @@
 //! Backups and restores that must fail: with the tool's own words, nothing under a final name, nothing touched.
 
-mod support;
+use crate::support;
 
 use holdfast::{
     catalog::{self, CatalogError},

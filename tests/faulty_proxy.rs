@@ -1,10 +1,6 @@
 //! The faulty proxy does what it is told, and nothing else.
 
-#[path = "support/connection.rs"]
-#[allow(clippy::duplicate_mod, reason = "the proxy has it too")]
-mod connection;
-#[path = "support/faulty_proxy.rs"]
-mod faulty_proxy;
+use crate::support::{connection, faulty_proxy};
 
 use std::{
     sync::{

@@ -1,23 +1,15 @@
 //! The API's shapes, and what it does with requests that are wrong, repeated or hostile.
 
-mod api;
-#[path = "http/deletion.rs"]
 mod deletion;
-#[path = "http/downloads.rs"]
 mod downloads;
-#[path = "http/events.rs"]
 mod events;
-#[path = "http/idempotency.rs"]
 mod idempotency;
-#[path = "http/lists.rs"]
 mod lists;
-#[path = "http/pins.rs"]
 mod pins;
-#[path = "http/stats.rs"]
 mod stats;
-mod support;
-#[path = "http/surface.rs"]
 mod surface;
+
+use crate::{api, support};
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,7 +1,7 @@
 //! Workers that are killed with SIGKILL at any moment, as real processes: another takes the job after the lease; there are never two
 //! successes, never a success without a good artifact, and never half a tenant.
 
-mod support;
+use crate::support;
 
 use std::{
     process::{Child, Command, Stdio},

@@ -1,7 +1,6 @@
 //! How much one may ask for: calls, jobs in flight, pages, bodies, and the head of a request.
 
-mod api;
-mod support;
+use crate::{api, support};
 
 use std::net::SocketAddr;
 

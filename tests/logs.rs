@@ -1,7 +1,6 @@
 //! Backups of a project's log lines: what comes back is what was there, and a copy that did not come whole is no backup.
 
-mod api;
-mod support;
+use crate::{api, support};
 
 use std::{
     io::Read,

@@ -1,19 +1,13 @@
 //! Projects, organisations, databases, storages and channels through the API: who may change what, that secrets go in and never come out, and
 //! that every process sees what was changed.
 
-mod api;
-mod support;
-
-#[path = "management/channels.rs"]
 mod channels;
-#[path = "management/command_line.rs"]
 mod command_line;
-#[path = "management/databases.rs"]
 mod databases;
-#[path = "management/projects.rs"]
 mod projects;
-#[path = "management/storages.rs"]
 mod storages;
+
+use crate::{api, support};
 
 use api::TestApi;
 use holdfast::{

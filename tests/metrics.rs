@@ -1,7 +1,6 @@
 //! The numbers for Prometheus: who may read them, what they say after real work, and that they say no more than is declared.
 
-mod api;
-mod support;
+use crate::{api, support};
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,7 +1,6 @@
 //! Local users, their sessions and API keys, over the API and on real PostgreSQL.
 
-mod api;
-mod support;
+use crate::{api, support};
 
 use api::{Answer, PASSWORD, TestApi, request};
 use axum::{

@@ -1,7 +1,6 @@
 //! The pipeline between synthetic sources and storages that fail where they are told to: what is left behind, and what is said.
 
-#[path = "support/faulty_storage.rs"]
-mod faulty_storage;
+use crate::support::faulty_storage;
 
 use std::{
     io::{self, Read},

@@ -1,14 +1,13 @@
 //! Every question that the API asks its database to answer a GET is answered by an index, however many rows there are. The server tells
 //! its plans (`auto_explain`), with what was read, to the connection that asked.
 
-mod api;
-#[path = "support/document.rs"]
-mod document;
-#[path = "query_plans/plan.rs"]
 mod plan;
-#[path = "query_plans/seed.rs"]
 mod seed;
-mod support;
+
+use crate::{
+    api,
+    support::{self, document},
+};
 
 use std::collections::BTreeSet;
 

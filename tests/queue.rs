@@ -1,6 +1,6 @@
 //! The queue on a real PostgreSQL: leases, fencing, turns, cancellation, and ten thousand jobs that run exactly once.
 
-mod support;
+use crate::support;
 
 use std::{
     collections::{HashMap, HashSet},

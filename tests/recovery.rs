@@ -1,6 +1,6 @@
 //! Restoring without Holdfast: what `docs/recovery.md` and the README tell people to do, done with stock tools on real artifacts.
 
-mod support;
+use crate::support;
 
 use std::{
     path::{Path, PathBuf},

@@ -1,8 +1,8 @@
 //! The restore engine against a real server, with what `pg_dump` really writes.
 
-#[path = "restore_engine/scene.rs"]
 mod scene;
-mod support;
+
+use crate::support;
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Retention: the plan's properties over random histories, and what carrying it out leaves behind.
 
-mod support;
+use crate::support;
 
 use std::{collections::BTreeSet, sync::Arc};
 

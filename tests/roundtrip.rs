@@ -1,7 +1,7 @@
 //! Dump, ruin, restore, compare: every format, compression and encryption, on a tenant of every awkward kind, and on the schemas of
 //! real databases where `HOLDFAST_TEST_CORPORA` names a folder of them.
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeMap;
 

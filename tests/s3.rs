@@ -1,7 +1,6 @@
 //! S3: what only a bucket can get wrong, against a server that we did not write. The rest of the contract is in `storage_contract.rs`.
 
-#[path = "support/s3_server.rs"]
-mod s3_server;
+use crate::support::s3_server;
 
 use std::{
     sync::Arc,

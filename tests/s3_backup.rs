@@ -1,8 +1,6 @@
 //! S3 with a control plane: a whole backup there and back, and what several processes share through it.
 
-#[path = "support/s3_server.rs"]
-mod s3_server;
-mod support;
+use crate::support::{self, s3_server};
 
 use std::{
     sync::Arc,

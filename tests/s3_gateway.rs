@@ -1,8 +1,7 @@
 //! S3 against a second, independent server, which `scripts/s3-gateway` installs and starts: what the first one may be too kind about. The
 //! contract runs against it as well, in `storage_contract.rs`.
 
-#[path = "support/s3_server.rs"]
-mod s3_server;
+use crate::support::s3_server;
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! A second machine on the same control plane: it must not encrypt with a key of its own that nobody knows of.
 
-mod support;
+use crate::support;
 
 use std::{
     path::Path,

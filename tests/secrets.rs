@@ -1,6 +1,6 @@
 //! Canaries: every secret that one installation has, searched for in everything that a backup and a restore leave or show.
 
-mod support;
+use crate::support;
 
 use std::{
     io::{BufRead, BufReader, Read},

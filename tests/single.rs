@@ -1,15 +1,11 @@
 //! The single-database family, and the control plane as a project.
 
-mod api;
-#[path = "single/control_plane.rs"]
 mod control_plane;
-#[path = "single/names.rs"]
 mod names;
-#[path = "single/public_view.rs"]
 mod public_view;
-#[path = "single/scene.rs"]
 mod scene;
-mod support;
+
+use crate::{api, support};
 
 use axum::http::Method;
 use holdfast::{

@@ -1,11 +1,6 @@
 //! What every storage promises. A new adapter is one line: `contract!(name, factory)`.
 
-#[path = "support/faulty_storage.rs"]
-mod faulty_storage;
-#[path = "support/s3_server.rs"]
-mod s3_server;
-#[path = "support/telegram_stand_in/mod.rs"]
-mod telegram_stand_in;
+use crate::support::{faulty_storage, s3_server, telegram_stand_in};
 
 use std::{any::Any, future::Future, sync::Arc};
 

@@ -2,14 +2,9 @@
 //! in time, with exactly the right bytes or with an error of the right kind; a failed upload publishes nothing, or, when the answer was
 //! lost, what it published is found and is right; the sweep removes the rest; and the next attempt works.
 
-#[path = "support/faulty_proxy.rs"]
-mod faulty_proxy;
-#[path = "support/s3_server.rs"]
-mod s3_server;
-#[path = "storage_faults/scene.rs"]
 mod scene;
-#[path = "support/telegram_stand_in/mod.rs"]
-mod telegram_stand_in;
+
+use crate::support::{faulty_proxy, s3_server, telegram_stand_in};
 
 use std::time::{Duration, Instant};
 

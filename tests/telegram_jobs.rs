@@ -1,8 +1,6 @@
 //! Backups that go to a Telegram chat, with the control plane that remembers what the storage must.
 
-mod support;
-#[path = "support/telegram_stand_in/mod.rs"]
-mod telegram_stand_in;
+use crate::support::{self, telegram_stand_in};
 
 use std::sync::Arc;
 

@@ -1,11 +1,9 @@
 //! The stand-in of Telegram's Bot API keeps the limits and shapes that it says it keeps, seen with a plain HTTP client.
 
-#[path = "telegram_stand_in/bot.rs"]
 mod bot;
-#[path = "telegram_stand_in/faults.rs"]
 mod faults;
-#[path = "support/telegram_stand_in/mod.rs"]
-mod telegram_stand_in;
+
+use crate::support::telegram_stand_in;
 
 use bot::{Bot, noise};
 use chrono::{DateTime, Duration};

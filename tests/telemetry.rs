@@ -1,6 +1,6 @@
 //! Traces, sent to a collector of the test's own, over HTTP. Needs `--features otel`.
 
-mod support;
+use crate::support;
 
 use std::{
     sync::{Arc, Mutex},

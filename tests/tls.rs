@@ -1,7 +1,6 @@
 //! HTTPS with real clients: which versions are spoken, what a changed certificate does, and what a service does with SIGHUP.
 
-mod api;
-mod support;
+use crate::{api, support};
 
 use std::{
     io::{BufRead, BufReader},

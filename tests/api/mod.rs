@@ -1,7 +1,5 @@
 //! The API over a fresh control plane, without a network: requests go straight to the router.
 
-#![allow(dead_code, reason = "each test program uses its own part")]
-
 use std::{
     collections::BTreeMap,
     sync::{

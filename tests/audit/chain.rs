@@ -10,7 +10,7 @@ use holdfast::{
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 
-use crate::support::{self, app::control_plane};
+use super::support::{self, app::control_plane};
 
 fn key() -> ChainKey {
     ChainKey::new([7; 32])

@@ -9,7 +9,7 @@ use holdfast::{
 };
 use serde_json::{Value, json};
 
-use crate::api::{PASSWORD, TestApi};
+use super::api::{PASSWORD, TestApi};
 
 async fn insert(api: &TestApi, project: Option<&str>, organization: Option<&str>, actor: &str, minute: i64) {
     sqlx::query(

@@ -15,7 +15,7 @@ use holdfast::{
 };
 use serde_json::{Value, json};
 
-use crate::api::{PASSWORD, TestApi, request};
+use super::api::{PASSWORD, TestApi, request};
 
 const FROM: &str = "198.51.100.7";
 

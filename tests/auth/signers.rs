@@ -1,7 +1,5 @@
 //! Those who sign tokens elsewhere: fresh keys of every kind, their public halves as PEM and in a key set, and a server for the set.
 
-#![allow(dead_code, reason = "each test program uses its own part")]
-
 use std::{
     path::PathBuf,
     sync::{

@@ -37,7 +37,7 @@ fn unsigned(header: &Value, claims: &Map<String, Value>, signature: &str) -> Str
 
 /// What is wrong with it, and the token.
 fn forged(api: &TestApi) -> Vec<(&'static str, String)> {
-    let (good, secret) = (claims(api), crate::api::JWT_SECRET);
+    let (good, secret) = (claims(api), super::api::JWT_SECRET);
     let now = api.clock.now().timestamp();
     let hs256 = |claims: &Map<String, Value>| signed(Algorithm::HS256, secret, claims);
     let signature = hs256(&good).rsplit_once('.').unwrap().1.to_owned();
@@ -68,7 +68,7 @@ fn forged(api: &TestApi) -> Vec<(&'static str, String)> {
 #[tokio::test]
 async fn the_token_that_the_forged_ones_are_made_from_is_taken() {
     let api = TestApi::new().await;
-    let token = signed(Algorithm::HS256, crate::api::JWT_SECRET, &claims(&api));
+    let token = signed(Algorithm::HS256, super::api::JWT_SECRET, &claims(&api));
     api.get(&token, "/api/backup").await.data(200);
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::document::Document;
+use super::document::Document;
 
 /// What must come of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use holdfast::{
     },
 };
 
-use crate::{
+use super::{
     backups, copies, count, edit, empty_with_the_key_of, manifest_of, original, pairs, rebuild, replace, stored,
     support::app::{TestApp, caller, everything, export},
 };
@@ -225,7 +225,7 @@ async fn a_partial_backup_is_one_for_good_and_never_restored() {
     assert_eq!(lost.run(job.job_id()).await.result.unwrap()["outcome"], "verified");
 
     // Whoever reads the manifest knows, with the key and without; and a head that hides it is contradicted by the body.
-    let without_key = TestApp::with(|config| crate::storages_below(config, root.path())).await;
+    let without_key = TestApp::with(|config| super::storages_below(config, root.path())).await;
     rebuild(&without_key, &["first"]).await;
     assert!(listed(&without_key, &taken).await.is_partial && !listed(&without_key, &whole).await.is_partial);
     edit(&stored(root.path(), "second", &manifest_of(&taken)), |manifest| {

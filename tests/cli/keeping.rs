@@ -4,7 +4,7 @@ use std::fs;
 
 use sqlx::Executor;
 
-use crate::{Holdfast, support, walk};
+use super::{Holdfast, support, walk};
 
 #[tokio::test]
 async fn a_partial_backup_is_pinned_deleted_and_comes_back_from_its_files() {

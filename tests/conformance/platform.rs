@@ -11,7 +11,7 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor};
 
-use crate::support;
+use super::support;
 
 pub struct Platform {
     directory: tempfile::TempDir,

@@ -8,7 +8,7 @@ use holdfast::{
     storage::ErrorKind,
 };
 
-use crate::{
+use super::{
     faulty_storage::Fault,
     scene::{QUICK, Scene, key, rows},
 };

@@ -2,7 +2,7 @@
 
 use holdfast::config::{S3StorageConfig, StorageConfig};
 
-use crate::{
+use super::{
     s3_server::{BUCKET, S3Server},
     scene::{Scene, key, rows},
     support::app::TestApp,

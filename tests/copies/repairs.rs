@@ -10,7 +10,7 @@ use holdfast::{
 };
 use sqlx::Executor;
 
-use crate::{
+use super::{
     faulty_storage::Fault,
     scene::{QUICK, Scene, key, rows, until},
 };

@@ -19,7 +19,7 @@ use holdfast::{
     storage::{Limits, Pace, memory::MemoryStorage},
 };
 
-use crate::{
+use super::{
     faulty_storage::{Fault, Faulty},
     support::app::{TestApp, caller, everything, export},
 };

@@ -10,7 +10,7 @@ use holdfast::{
     manifest::FilesKind,
 };
 
-use crate::{
+use super::{
     s3_server::{BUCKET, S3Server},
     scene::{back_up, backup_of, content, write},
     support::app::{TestApp, caller},
@@ -117,7 +117,7 @@ async fn a_restore_that_fails_leaves_no_objects_and_the_project_where_it_was() {
     let backup = backup_of(&test, &job).await;
     let before = server.objects();
     let refusal =
-        crate::s3_server::Mishap::Answer(403, &[], "<Error><Code>AccessDenied</Code><Message>x</Message></Error>");
+        super::s3_server::Mishap::Answer(403, &[], "<Error><Code>AccessDenied</Code><Message>x</Message></Error>");
     server.control.befall("PutObject", refusal);
     let job = test.restore(&backup).await;
     assert_eq!(job.status, "failed", "{:?}", job.result);

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
-use crate::scene::{Scene, look, write};
+use super::scene::{Scene, look, write};
 
 /// Runs a command; gives its exit code, what it printed as JSON, and its words.
 async fn holdfast(scene: &Scene, arguments: &[&str]) -> (i32, Value, String) {

@@ -16,7 +16,7 @@ use holdfast::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::scene::{assert_same, look, write};
+use super::scene::{assert_same, look, write};
 
 fn header(kind: Type, name: &[u8]) -> Header {
     Header {

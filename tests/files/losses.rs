@@ -18,7 +18,7 @@ use holdfast::{
 };
 use secrecy::ExposeSecret as _;
 
-use crate::{
+use super::{
     scene::{Scene, assert_same, look, write},
     support::app::caller,
 };

@@ -14,7 +14,7 @@ use holdfast::{
     },
 };
 
-use crate::scene::write;
+use super::scene::write;
 
 /// Larger than everything that is read ahead.
 const LARGE: usize = 16 << 20;

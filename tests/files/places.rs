@@ -17,7 +17,7 @@ use holdfast::{
 };
 use rustix::fs::{Mode, OFlags};
 
-use crate::{
+use super::{
     scene::{Scene, back_up, in_directory, write},
     support::app::{TestApp, caller},
 };

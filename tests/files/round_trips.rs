@@ -15,7 +15,7 @@ use holdfast::{
     manifest::FilesKind,
 };
 
-use crate::{
+use super::{
     scene::{Scene, assert_same, awkward, content, look, no_files, sparse, write},
     support::app::caller,
 };
@@ -197,7 +197,7 @@ async fn a_directory_that_is_gone_or_elsewhere_fails_the_restore_and_changes_not
     let job = scene.test.restore(&backup).await;
     assert_eq!(job.status, "failed");
     assert_eq!(scene.beside(), ["moved"]);
-    let job = crate::scene::back_up(&scene.test).await;
+    let job = super::scene::back_up(&scene.test).await;
     assert_eq!(job.status, "failed");
     assert!(job.error_message.unwrap().contains("symbolic link"));
 }

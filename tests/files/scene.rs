@@ -25,7 +25,7 @@ use holdfast::{
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::support::app::{TestApp, caller, everything};
+use super::support::app::{TestApp, caller, everything};
 
 /// What is seen of one name: kind, permissions, time, and content or target.
 #[derive(Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use holdfast::{
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Answer, TestApi, request};
+use super::api::{Answer, TestApi, request};
 
 async fn delete(api: &TestApi, path: &str) -> Answer {
     api.send(request(Method::DELETE, path, Some(&api.acme()), None)).await

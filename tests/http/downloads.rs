@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use axum::http::{Method, header};
 use holdfast::{artifact::Sha256Digest, history};
 
-use crate::{
+use super::{
     api::{TestApi, request},
     some_bytes,
     support::app::everything,

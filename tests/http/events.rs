@@ -9,7 +9,7 @@ use holdfast::{
 };
 use serde_json::{Value, json};
 
-use crate::api::{TestApi, request};
+use super::api::{TestApi, request};
 
 /// The events of a stream: name and data.
 fn events(text: &str) -> Vec<(String, Value)> {

@@ -10,7 +10,7 @@ use holdfast::{
 };
 use serde_json::{Value, json};
 
-use crate::{
+use super::{
     api::{Answer, PASSWORD, TestApi, request},
     raw, with_key,
 };

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use holdfast::ids::{BackupId, JobId};
 use serde_json::{Value, json};
 
-use crate::api::TestApi;
+use super::api::TestApi;
 
 /// Reads a list to its end; every page but the last is full.
 async fn read_all(api: &TestApi, token: &str, path: &str, limit: usize) -> Vec<String> {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use holdfast::{ids::BackupId, tenant::Permission};
 use serde_json::{Value, json};
 
-use crate::api::TestApi;
+use super::api::TestApi;
 
 #[tokio::test]
 async fn a_pinned_backup_is_shown_so_and_cannot_be_deleted_until_it_is_unpinned() {

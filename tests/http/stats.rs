@@ -6,7 +6,7 @@ use holdfast::{
 };
 use serde_json::{Value, json};
 
-use crate::api::TestApi;
+use super::api::TestApi;
 
 /// The sums as every row tells them, of these projects.
 async fn counted(api: &TestApi, projects: &[&str]) -> Value {

@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, Method, header};
 use holdfast::http::serve;
 use serde_json::{Value, json};
 
-use crate::{
+use super::{
     EXPORT,
     api::{TestApi, request},
     some_bytes, with_key,

@@ -23,7 +23,7 @@ use holdfast::{
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
-use crate::{
+use super::{
     faulty_storage::{Fault, Faulty},
     scene::{Scene, Split, bytes, code, file},
 };

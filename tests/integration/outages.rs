@@ -17,7 +17,7 @@ use serde_json::json;
 use sqlx::AssertSqlSafe;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
+use super::{
     faulty_storage::{Fault, Faulty},
     scene::{STORAGE, Scene, bytes, code, file},
     support::app::TestApp,

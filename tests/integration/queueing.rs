@@ -11,7 +11,7 @@ use holdfast::{
 use serde_json::json;
 use sqlx::Executor;
 
-use crate::{
+use super::{
     scene::{Scene, bytes, file},
     support::app::{TestApp, caller},
 };

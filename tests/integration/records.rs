@@ -11,7 +11,7 @@ use holdfast::{
 };
 use serde_json::json;
 
-use crate::{
+use super::{
     scene::{STORAGE, Scene, bytes, code, file},
     support::app::everything,
 };

@@ -26,7 +26,7 @@ use holdfast::{
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 use tempfile::TempDir;
 
-use crate::support;
+use super::support;
 
 /// What the tests call the storage.
 pub const STORAGE: &str = "chat";

@@ -17,7 +17,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use crate::{
+use super::{
     scene::{Scene, bytes, code, comes_back, file, goes_down},
     support::app::{TestApp, everything},
     telegram_stand_in::{Calls, Canned, ChatKind, Fault, StandIn},

@@ -5,7 +5,7 @@ use holdfast::{
 use serde_json::{Value, json};
 use sqlx::Executor;
 
-use crate::{CANARY, admin, all_pages, api::TestApi, everything_stored, operator, token};
+use super::{CANARY, admin, all_pages, api::TestApi, everything_stored, operator, token};
 
 const SECRET: &str = "canary-of-a-webhook";
 

@@ -7,7 +7,7 @@ use holdfast::postgres::connect::ConnectInfo;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use crate::{CANARY, support};
+use super::{CANARY, support};
 
 /// The program on one control plane.
 struct Holdfast {

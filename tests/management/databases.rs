@@ -1,9 +1,9 @@
 use serde_json::{Value, json};
 use sqlx::Executor;
 
-use crate::{CANARY, all_pages, api::TestApi, everything_stored, operator};
+use super::{CANARY, all_pages, api::TestApi, everything_stored, operator};
 
-async fn add(api: &TestApi, name: &str, url: &str) -> crate::api::Answer {
+async fn add(api: &TestApi, name: &str, url: &str) -> super::api::Answer {
     api.post(&operator(api), "/api/databases", json!({ "name": name, "url": url })).await
 }
 

@@ -6,7 +6,7 @@ use holdfast::{
 use serde_json::{Value, json};
 use sqlx::Executor;
 
-use crate::{admin, all_pages, api::TestApi, operator, token};
+use super::{admin, all_pages, api::TestApi, operator, token};
 
 #[tokio::test]
 async fn an_operator_makes_an_organisation_and_puts_projects_and_users_into_it() {

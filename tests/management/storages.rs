@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sqlx::Executor;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
+use super::{
     CANARY, all_pages,
     api::{TestApi, request},
     everything_stored, operator,
@@ -33,7 +33,7 @@ fn s3() -> Value {
     })
 }
 
-async fn add(api: &TestApi, name: &str, settings: Value) -> crate::api::Answer {
+async fn add(api: &TestApi, name: &str, settings: Value) -> super::api::Answer {
     api.post(&operator(api), "/api/storages", json!({ "name": name, "settings": settings })).await
 }
 

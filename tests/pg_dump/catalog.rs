@@ -5,7 +5,7 @@ use holdfast::{
     postgres::inspect::{self, Locks, Selection},
 };
 
-use crate::database::{Database, LARGE, schema_with};
+use super::database::{Database, LARGE, schema_with};
 
 #[tokio::test]
 async fn what_a_schema_needs_from_outside_is_listed() {

@@ -13,7 +13,7 @@ use holdfast::{
 };
 use sqlx::Connection;
 
-use crate::database::{Database, Report, dump, dump_text, installed, read_all, rows, schema_with};
+use super::database::{Database, Report, dump, dump_text, installed, read_all, rows, schema_with};
 
 const AWKWARD: &str = "
     CREATE SCHEMA tenant_a;

@@ -19,7 +19,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// The server that the tests use, as a superuser.
 pub async fn test_server() -> ConnectInfo {
-    crate::support::server().await
+    super::support::server().await
 }
 
 /// A database of this test's own.
@@ -70,7 +70,7 @@ impl Database {
 }
 
 pub async fn installed() -> Arc<Tools> {
-    Arc::new(crate::support::tools().await)
+    Arc::new(super::support::tools().await)
 }
 
 /// Reads to the end on a thread of its own, as the pipeline does.

@@ -18,7 +18,7 @@ use holdfast::{
     },
 };
 
-use crate::database::{Database, LARGE, dump, installed, read_all, schema_with};
+use super::database::{Database, LARGE, dump, installed, read_all, schema_with};
 
 /// Starts a dump of `s` and reads until its rows come.
 async fn start_to_the_middle(source: &mut PgDump) -> BufReader<Box<dyn Read + Send>> {

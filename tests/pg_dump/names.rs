@@ -3,7 +3,7 @@
 use holdfast::{manifest::DumpScope, postgres::quote::ident, source::pg_dump::PgDumpOptions};
 use sqlx::AssertSqlSafe;
 
-use crate::database::{Database, dump, dump_text, rows, schema_with, test_server};
+use super::database::{Database, dump, dump_text, rows, schema_with, test_server};
 
 #[tokio::test]
 async fn exactly_the_named_schema_is_dumped_whatever_its_name() {

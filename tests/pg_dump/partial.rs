@@ -12,7 +12,7 @@ use holdfast::{
     },
 };
 
-use crate::{
+use super::{
     content::restored_text,
     database::{Database, Report, installed, read_all},
 };

@@ -13,7 +13,7 @@ use holdfast::{
     },
 };
 
-use crate::database::{Database, installed, read_all, schema_with};
+use super::database::{Database, installed, read_all, schema_with};
 
 /// Tools whose `pg_dump` is this script; it claims to be newer than any real one of its major version.
 async fn scripted(script: &str) -> (tempfile::TempDir, Arc<Tools>) {

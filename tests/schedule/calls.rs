@@ -7,7 +7,7 @@ use holdfast::{
 };
 use serde_json::{Value, json};
 
-use crate::api::TestApi;
+use super::api::TestApi;
 
 fn token(api: &TestApi, role: Role, organization: Option<&str>) -> String {
     api.token(&Claims {

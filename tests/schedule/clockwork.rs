@@ -17,7 +17,7 @@ use holdfast::{
 use rand::RngExt as _;
 use uuid::Uuid;
 
-use crate::{
+use super::{
     at,
     support::app::{TestApp, caller, everything},
 };

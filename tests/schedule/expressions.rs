@@ -6,7 +6,7 @@ use chrono::{DateTime, Duration, Utc};
 use holdfast::cron::{Cron, Zone};
 use proptest::prelude::*;
 
-use crate::at;
+use super::at;
 
 const ZONES: &[&str] =
     &["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Casablanca"];

@@ -11,7 +11,7 @@ use holdfast::{config::DatabaseConfig, db, demo::sample};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use crate::{at, support};
+use super::{at, support};
 
 struct Holdfast {
     directory: tempfile::TempDir,

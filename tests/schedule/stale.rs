@@ -3,7 +3,7 @@
 use chrono::Duration;
 use holdfast::{clock::Clock, demo::sample, history, jobs::request::Export, schedule};
 
-use crate::{
+use super::{
     at,
     support::app::{TestApp, everything, export},
 };

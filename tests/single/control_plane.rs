@@ -21,7 +21,7 @@ use holdfast::{
 use serde_json::json;
 use sqlx::Executor;
 
-use crate::{
+use super::{
     scene::Scene,
     support::{
         self,

@@ -4,7 +4,7 @@ use axum::http::Method;
 use holdfast::config::{LocalStorageConfig, StorageConfig};
 use serde_json::json;
 
-use crate::scene::Scene;
+use super::scene::Scene;
 
 /// Another installation that keeps its backups in the same place.
 async fn beside(first: &Scene) -> Scene {

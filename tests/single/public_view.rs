@@ -3,7 +3,7 @@
 use holdfast::{config::DatabaseConfig, db, postgres::connect::ConnectInfo};
 use sqlx::{Connection, Executor, PgPool};
 
-use crate::support;
+use super::support;
 
 async fn migrated(info: &ConnectInfo) -> PgPool {
     let pool = db::connect(info, &DatabaseConfig::default()).await.unwrap();

@@ -19,7 +19,7 @@ use holdfast::{
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::{
+use super::{
     api::{self, Answer},
     support::app::TestApp,
 };

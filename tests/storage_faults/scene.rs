@@ -19,7 +19,7 @@ use holdfast::{
     },
 };
 
-use crate::{
+use super::{
     faulty_proxy::{Fault, FaultyProxy, RequestHead},
     s3_server::{ACCESS_KEY, S3Server, SECRET_KEY, config_at},
     telegram_stand_in::StandIn,

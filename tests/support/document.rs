@@ -1,7 +1,5 @@
 //! The OpenAPI document, as tests walk through it.
 
-#![allow(dead_code, reason = "each test program uses its own part")]
-
 use serde_json::{Value, json};
 
 /// The served document.

@@ -1,10 +1,14 @@
 //! What the integration tests share: one scratch server for all of them, a fresh database for each, and ways to look at a schema
 //! that do not go through the code under test. Nothing is mocked.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 pub mod app;
+pub mod connection;
+pub mod document;
+pub mod faulty_proxy;
+pub mod faulty_storage;
 pub mod heard;
+pub mod s3_server;
+pub mod telegram_stand_in;
 
 use std::{
     collections::BTreeMap,

@@ -6,7 +6,7 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use crate::telegram_stand_in::{Control, StandIn};
+use super::telegram_stand_in::{Control, StandIn};
 
 /// A stand-in and a bot's view of it.
 pub struct Bot {

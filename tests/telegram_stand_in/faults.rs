@@ -6,7 +6,7 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use crate::{
+use super::{
     bot::{Bot, noise},
     telegram_stand_in::{Calls, Canned, DOWNLOAD, Fault},
 };

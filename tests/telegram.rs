@@ -4,8 +4,8 @@ mod chat;
 mod faults;
 mod ledgers;
 mod storing;
-#[path = "../support/telegram_stand_in/mod.rs"]
-mod telegram_stand_in;
+
+use crate::support::telegram_stand_in;
 
 use std::{
     sync::{Arc, Mutex},

@@ -6,6 +6,6 @@ mod database;
 mod failures;
 mod names;
 mod partial;
-#[path = "../support/mod.rs"]
-mod support;
 mod tools;
+
+use crate::support;
