@@ -144,7 +144,8 @@ async fn stream_to(
     progress: &watch::Sender<Progress>,
 ) -> Result<Outcome, PipelineError> {
     let reader = source.start().await.map_err(PipelineError::Source)?;
-    let mut stream = stream::start(reader, encode, copies.part(), progress.clone()).map_err(PipelineError::Encode)?;
+    let mut stream = stream::start(reader, encode, copies.part(), copies.read_ahead(), progress.clone())
+        .map_err(PipelineError::Encode)?;
     let mut stored_bytes = 0;
     while let Some(part) = stream.parts.recv().await {
         stored_bytes += part.len() as u64;
@@ -211,6 +212,13 @@ impl Copies {
     /// The largest piece that every storage takes.
     fn part(&self) -> ByteSize {
         self.live.iter().map(|copy| copy.storage.limits().part).fold(PIECE, ByteSize::min)
+    }
+
+    fn read_ahead(&self) -> ByteSize {
+        match self.live.iter().any(|copy| copy.storage.gathers_parts()) {
+            true => stream::READ_AHEAD_OF_GATHERED_PARTS,
+            false => stream::READ_AHEAD,
+        }
     }
 
     /// Goes on without this storage.

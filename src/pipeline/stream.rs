@@ -1,7 +1,7 @@
 //! Two threads beside the reactor: one reads the source and digests the content, one compresses, encrypts, digests and cuts into
 //! parts. They overlap, so that the source is never kept waiting by arithmetic.
 //!
-//! Memory: `CHUNKS` chunks, what the transforms hold, and `PIECES` pieces beside those being filled and written.
+//! Memory: what was read ahead, what the transforms hold, and `PIECES` pieces beside those being filled and written.
 
 use std::{
     io::{self, Read, Write},
@@ -21,9 +21,11 @@ use crate::{
 
 /// What is handed from thread to thread.
 const CHUNK: usize = 256 << 10;
-/// Chunks on their way between the threads: 8 MiB, so that rows which are quick to format but slow to compress do not stop the dump at once,
-/// and the processors have something to do while the next rows are slow to format.
-const CHUNKS: usize = 32;
+/// What may be on its way between the threads, so that rows which are quick to format but slow to compress do not stop the dump at once, and the
+/// processors have something to do while the next rows are slow to format.
+pub(super) const READ_AHEAD: ByteSize = ByteSize::mib(32);
+/// The same where storages gather parts in memory: the whole shall stay within its bounds, and the storage sets the pace more often than not.
+pub(super) const READ_AHEAD_OF_GATHERED_PARTS: ByteSize = ByteSize::mib(8);
 /// Pieces that wait for an upload which is busy: together with those being filled and written as much as one part of most storages, so that
 /// its next part is there when it has sent one.
 const PIECES: usize = 2;
@@ -62,10 +64,12 @@ pub(super) fn start(
     reader: Box<dyn Read + Send>,
     options: EncodeOptions,
     part: ByteSize,
+    read_ahead: ByteSize,
     progress: watch::Sender<Progress>,
 ) -> io::Result<Stream> {
-    let (chunks, chunks_in) = sync_channel(CHUNKS);
-    let (used, used_in) = sync_channel(CHUNKS + 2);
+    let count = usize::try_from(read_ahead.0).unwrap_or(usize::MAX) / CHUNK;
+    let (chunks, chunks_in) = sync_channel(count);
+    let (used, used_in) = sync_channel(count + 2);
     let (parts, parts_in) = mpsc::channel(PIECES);
     let (outcome, outcome_in) = oneshot::channel();
     std::thread::Builder::new().name("dump-read".into()).spawn(move || read(reader, &chunks, &used_in, &progress))?;

@@ -230,6 +230,11 @@ pub trait Storage: Debug + Send + Sync {
         None
     }
 
+    /// Whether its uploads gather whole parts in memory before they send them. What reads ahead of them then takes less.
+    fn gathers_parts(&self) -> bool {
+        false
+    }
+
     /// Whether it may be given an artifact that is not encrypted. A request that would is refused before its dump.
     fn takes_plaintext(&self) -> bool {
         true

@@ -96,6 +96,10 @@ impl Storage for RateLimited {
         self.inner.s3_address(at)
     }
 
+    fn gathers_parts(&self) -> bool {
+        self.inner.gathers_parts()
+    }
+
     fn takes_plaintext(&self) -> bool {
         self.inner.takes_plaintext()
     }

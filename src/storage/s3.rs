@@ -328,6 +328,10 @@ impl Storage for S3Storage {
         }
     }
 
+    fn gathers_parts(&self) -> bool {
+        true
+    }
+
     async fn create(&self, new: NewObject<'_>) -> Result<Box<dyn Upload>, Error> {
         let NewObject { name, attempt, .. } = new;
         let object = self.bucket.object(name)?;

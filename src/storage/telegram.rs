@@ -170,6 +170,10 @@ impl Storage for TelegramStorage {
         Limits { part: self.part, parts_in_flight: 1, artifact: self.max_artifact, pace: Pace::Afterwards }
     }
 
+    fn gathers_parts(&self) -> bool {
+        true
+    }
+
     fn takes_plaintext(&self) -> bool {
         self.allow_plaintext
     }
