@@ -1,8 +1,8 @@
 //! Tokens that a platform signs itself, over the API.
 
-mod signers;
+pub mod signers;
 
-use crate::{api, support};
+use crate::api;
 
 use api::{Answer, TestApi, request};
 use axum::http::{Method, StatusCode};

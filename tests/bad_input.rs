@@ -4,10 +4,7 @@
 mod listed;
 mod values;
 
-use crate::{
-    api,
-    support::{self, document},
-};
+use crate::{api, support::document};
 
 use api::{Answer, TestApi, request};
 use axum::{

@@ -1,6 +1,6 @@
 //! How much one may ask for: calls, jobs in flight, pages, bodies, and the head of a request.
 
-use crate::{api, support};
+use crate::api;
 
 use std::net::SocketAddr;
 

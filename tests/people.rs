@@ -1,6 +1,6 @@
 //! Local users, their sessions and API keys, over the API and on real PostgreSQL.
 
-use crate::{api, support};
+use crate::api;
 
 use api::{Answer, PASSWORD, TestApi, request};
 use axum::{
