@@ -1,6 +1,6 @@
 # What people run. `make demo` and `make test` work on a fresh Debian or Ubuntu with Rust.
 
-.PHONY: demo demo-telegram test test-slow test-versions bench bench-api bench-schedule regenerate check-licenses setup
+.PHONY: demo demo-telegram test test-slow test-faults test-versions bench bench-api bench-schedule bench-ui regenerate screenshots check-contrib check-licenses setup
 
 # A debug build: there sooner than a release build (from nothing 4 min 40 s on two cores). The dependencies, which do the heavy work,
 # are optimised in it as well (`profile.dev.package` in Cargo.toml).
@@ -18,6 +18,10 @@ test: setup
 test-slow: setup
 	@scripts/test-slow
 
+# Every fault at every stage of a restore, both ways: about ten minutes. `make test` has a short form of it.
+test-faults: setup
+	@scripts/test-faults
+
 # Against the other versions of PostgreSQL, which it downloads (55 MB): `make test-versions ROWS="17 15/18"`, or all.
 test-versions: setup
 	@scripts/test-versions $(ROWS)
@@ -34,8 +38,20 @@ bench-schedule: setup
 bench-api: setup
 	@cargo bench --locked --bench api -- $(BENCH_ARGS)
 
+# The pages of the web interface with a million backups.
+bench-ui: setup
+	@HOLDFAST_BENCH_ONLY=page: cargo bench --locked --bench api -- $(BENCH_ARGS)
+
+# Every page in both themes and at phone width, into target/screenshots.
+screenshots: setup
+	@scripts/screenshots
+
 regenerate: setup
 	@scripts/regenerate
+
+# The systemd units, as systemd reads them.
+check-contrib:
+	@scripts/check-contrib
 
 # The check for advisories needs the network: `cargo deny check advisories`.
 check-licenses:

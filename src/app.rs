@@ -74,11 +74,16 @@ impl App {
 
     /// How to reach the database in which a project lives.
     pub async fn project_database(&self, project: &Project) -> Result<ConnectInfo, CatalogError> {
-        match &project.database_name {
+        self.database(project.database_name.as_deref()).await
+    }
+
+    /// How to reach the database that was registered under this name; without one the control plane's own.
+    pub async fn database(&self, name: Option<&str>) -> Result<ConnectInfo, CatalogError> {
+        match name {
             None => Ok(self.control.clone()),
             Some(name) => {
                 let sealed = catalog::database_url(&self.pool, name).await?;
-                self.keys.open_database(name, &sealed).map_err(|_| CatalogError::Sealed(name.clone()))
+                self.keys.open_database(name, &sealed).map_err(|_| CatalogError::Sealed(name.to_owned()))
             }
         }
     }

@@ -266,7 +266,7 @@ impl fmt::Display for ArtifactName {
 }
 
 /// A SHA-256, written as 64 lower-case hexadecimal digits, as `sha256sum` prints it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sha256Digest(pub [u8; 32]);
 
 impl Sha256Digest {

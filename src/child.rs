@@ -9,7 +9,7 @@ use std::{
     ffi::OsString,
     fs::File,
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{
@@ -20,6 +20,7 @@ use std::{
 };
 
 use rustix::{
+    io::{FdFlags, fcntl_setfd},
     pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
     process::{
         Pid, PidfdFlags, Signal, getpid, getppid, kill_process_group, pidfd_open, set_parent_process_death_signal,
@@ -52,6 +53,7 @@ pub struct Command {
     environment: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
     run_as: Option<(u32, u32)>,
+    inherited: Vec<Arc<File>>,
     stdin: Stream,
     stdout: Stream,
 }
@@ -71,9 +73,17 @@ impl Command {
             environment: vec![("LC_ALL".into(), "C".into())],
             directory: None,
             run_as: None,
+            inherited: Vec::new(),
             stdin: Stream::Null,
             stdout: Stream::Null,
         }
+    }
+
+    /// Lets the child have this open file too. It finds it under the path that [`inherited_path`] tells.
+    #[must_use]
+    pub fn inherit(mut self, file: Arc<File>) -> Self {
+        self.inherited.push(file);
+        self
     }
 
     #[must_use]
@@ -179,7 +189,7 @@ fn start(command: Command, runtime: &Handle) -> io::Result<Child> {
         Stream::Pipe => pipe().map(|(read, write)| (Stdio::from(write), Some(File::from(read))))?,
     };
     process.stdin(stdin.0).stdout(stdout.0);
-    die_with_us(&mut process);
+    in_the_child(&mut process, command.inherited);
     let mut child = process.spawn()?;
     let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     let stderr = child.stderr.take();
@@ -198,18 +208,27 @@ fn start(command: Command, runtime: &Handle) -> io::Result<Child> {
     Ok(child)
 }
 
-/// Has the kernel kill the child when we die, however we die.
+/// Where a child finds a file that it [inherits](Command::inherit): for programs that take only a path. So a file can be without a name, and
+/// nothing is left of it however we end. Source: proc_pid_fd(5).
+pub fn inherited_path(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+/// Has the kernel kill the child when we die, however we die; and keeps the inherited files open in it.
 #[allow(unsafe_code)] // the one exception: `pre_exec` cannot be called otherwise
-fn die_with_us(process: &mut tokio::process::Command) {
+fn in_the_child(process: &mut tokio::process::Command, inherited: Vec<Arc<File>>) {
     let parent = getpid();
     let in_child = move || {
+        for file in &inherited {
+            fcntl_setfd(file, FdFlags::empty())?;
+        }
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // If we died between the fork and the line above, no signal comes any more: the child has another parent now.
         if getppid() == Some(parent) { Ok(()) } else { Err(io::Error::from(rustix::io::Errno::SRCH)) }
     };
     // SAFETY: the closure runs in the forked child of a program with threads, where only async-signal-safe work is allowed. It
-    // makes two plain system calls, takes no lock, allocates nothing (an `io::Error` made from an errno holds only the number),
-    // and owns only a `Pid`, which is `Copy`.
+    // makes a few plain system calls, takes no lock, allocates nothing (an `io::Error` made from an errno holds only the number),
+    // and what it owns is only looked at: it is dropped in the parent.
     unsafe { process.pre_exec(in_child) };
 }
 

@@ -19,6 +19,8 @@ crate::artifact::words! {
         DeleteBackup = "delete_backup",
         /// Takes an artifact with its manifest back into the history, after every byte was compared.
         ImportBackup = "import_backup",
+        /// Restores a dump of anybody's into a database that is made for it, and says what came out.
+        TryImport = "try_import",
     }
 }
 

@@ -5,8 +5,12 @@
 //! | `age.key` | the identity that opens backups; its recipient encrypts them |
 //! | `jwt.secret` | signs the API's tokens |
 //! | `secrets.key` | seals what the control plane keeps secret |
+//! | `seal.key` | seals manifests. Made out of `secrets.key`, so that every machine that has that one makes the same |
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use secrecy::ExposeSecret;
 
@@ -15,7 +19,10 @@ use crate::{
     config::{Config, Secret},
     keys::{self, KeyError, SecretsKey},
     postgres::{connect::ConnectInfo, embedded},
-    transform::Identities,
+    transform::{
+        Identities,
+        seal::{InvalidSealKey, PublicKey, SealKey, Seals},
+    },
 };
 
 const JWT_SECRET: &str = "jwt.secret";
@@ -29,6 +36,8 @@ pub enum KeyringError {
     DataDir { path: PathBuf, source: std::io::Error },
     #[error("encryption.recipients: {0}")]
     Recipients(String),
+    #[error("seal.accepted_keys: {0}")]
+    AcceptedKeys(String),
 }
 
 /// Where the keys of this configuration are.
@@ -38,6 +47,7 @@ pub struct KeyFiles {
     /// `None`: the secret itself is configured.
     pub jwt_secret: Option<PathBuf>,
     pub secrets: PathBuf,
+    pub seal: PathBuf,
 }
 
 impl KeyFiles {
@@ -47,6 +57,7 @@ impl KeyFiles {
             identity: config.encryption.identity_file.clone().unwrap_or_else(|| below("age.key")),
             jwt_secret: if config.auth.jwt_secret.is_some() { None } else { Some(below(JWT_SECRET)) },
             secrets: config.secrets.key_file.clone().unwrap_or_else(|| below("secrets.key")),
+            seal: config.seal.key_file.clone().unwrap_or_else(|| below("seal.key")),
         }
     }
 }
@@ -60,6 +71,8 @@ pub struct Keyring {
     pub recipients: Vec<age::x25519::Recipient>,
     pub jwt_secret: Secret,
     pub secrets: SecretsKey,
+    /// Prove who wrote a manifest.
+    pub seals: Seals,
 }
 
 impl Keyring {
@@ -74,7 +87,13 @@ impl Keyring {
         if config.secrets.key_file.is_none() {
             make_missing(&files.secrets, keys::generate_secret_file)?;
         }
-        Ok(Self { identities, recipients, jwt_secret: jwt_secret(config)?, secrets: SecretsKey::load(&files.secrets)? })
+        let secrets = SecretsKey::load(&files.secrets)?;
+        if config.seal.key_file.is_none() {
+            let seed = || secrets.derive("seal of manifests");
+            make_missing(&files.seal, |path| keys::generate_seal_file(path, seed(), clock).map(|_| ()))?;
+        }
+        let seals = load_seals(config, &files.seal)?;
+        Ok(Self { identities, recipients, jwt_secret: jwt_secret(config)?, secrets, seals })
     }
 
     /// Seals a database's URL for `control_plane.databases`; it opens under the same name only.
@@ -148,6 +167,29 @@ pub fn recipients(config: &Config) -> Result<Vec<age::x25519::Recipient>, Keyrin
     }
 }
 
+/// The key that seals manifests, for a program that only sends: `None` where this machine has none. None is made, for the same reason.
+///
+/// # Errors
+/// The key file cannot be read.
+pub fn seal_key(config: &Config) -> Result<Option<Arc<SealKey>>, KeyringError> {
+    let path = KeyFiles::of(config).seal;
+    if config.seal.key_file.is_none() && !path.exists() {
+        return Ok(None);
+    }
+    Ok(keys::load_seals(&path)?.shared_key())
+}
+
+/// The key file's keys and those that the configuration accepts beside them.
+///
+/// # Errors
+/// The file cannot be read, or a configured key is none.
+pub fn load_seals(config: &Config, path: &Path) -> Result<Seals, KeyringError> {
+    let accepted: Result<Vec<PublicKey>, InvalidSealKey> =
+        config.seal.accepted_keys.iter().map(|text| text.parse()).collect();
+    let accepted = accepted.map_err(|error| KeyringError::AcceptedKeys(error.to_string()))?;
+    Ok(keys::load_seals(path)?.accepting(accepted))
+}
+
 /// The secret that signs tokens: as configured, else the data directory's own, made when missing.
 ///
 /// # Errors
@@ -205,7 +247,8 @@ mod tests {
         assert_eq!(first.jwt_secret.expose(), second.jwt_secret.expose());
         assert_eq!(first.recipients, second.recipients);
         assert_eq!(first.recipients.len(), 1);
-        for name in ["age.key", "jwt.secret", "secrets.key"] {
+        assert_eq!(first.seals.key().unwrap().public(), second.seals.key().unwrap().public());
+        for name in ["age.key", "jwt.secret", "secrets.key", "seal.key"] {
             let mode = std::fs::metadata(config.data_dir.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
@@ -229,7 +272,30 @@ mod tests {
             assert_eq!(keys.jwt_secret.expose(), opened[0].jwt_secret.expose());
             assert_eq!(keys.recipients, opened[0].recipients);
             assert!(keys.secrets.open(&sealed, "here").is_ok());
+            assert_eq!(keys.seals.key().unwrap().public(), opened[0].seals.key().unwrap().public());
         }
+    }
+
+    #[test]
+    fn machines_with_the_same_secrets_key_seal_alike_and_accept_what_is_configured() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = |name: &str| Config { data_dir: dir.path().join(name), ..Config::default() };
+        let one = Keyring::open(&machine("one"), &Clock::System).unwrap();
+        std::fs::create_dir(dir.path().join("two")).unwrap();
+        std::fs::copy(dir.path().join("one/secrets.key"), dir.path().join("two/secrets.key")).unwrap();
+        let two = Keyring::open(&machine("two"), &Clock::System).unwrap();
+        assert_eq!(one.seals.key().unwrap().public(), two.seals.key().unwrap().public());
+
+        let mut config = machine("three");
+        config.seal.accepted_keys = vec![one.seals.key().unwrap().public().to_string()];
+        let three = Keyring::open(&config, &Clock::System).unwrap();
+        assert_ne!(three.seals.key().unwrap().public(), one.seals.key().unwrap().public());
+        assert_eq!(three.seals.accepted().nth(1), one.seals.accepted().next());
+        assert_eq!(seal_key(&config).unwrap().unwrap().public(), three.seals.key().unwrap().public());
+        assert!(seal_key(&machine("four")).unwrap().is_none() && !dir.path().join("four").exists());
+        config.seal.accepted_keys = vec!["canary".into()];
+        let error = Keyring::open(&config, &Clock::System).unwrap_err().to_string();
+        assert!(error.starts_with("seal.accepted_keys") && !error.contains("canary"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Keys on disk and small secrets in the database: an age identity, random secrets, and the sealing of what the control plane keeps
-//! (URLs of projects' databases).
+//! Keys on disk and small secrets in the database: an age identity, random secrets, the key that seals manifests, and the sealing of what the
+//! control plane keeps (URLs of projects' databases).
 //!
-//! A key file is made with mode 0600 and never overwritten.
+//! A key file is made with mode 0600 and never overwritten, but by a rotation, which keeps what is still needed of the old one.
+
+mod seal_file;
 
 use std::{
     fs::File,
@@ -19,6 +21,7 @@ use chacha20poly1305::{
 use rand::{TryRng, rngs::SysRng};
 use secrecy::{ExposeSecret, SecretString};
 
+pub use self::seal_file::{generate_seal_file, load_seals, rotate_seal_file};
 use crate::{clock::Clock, transform::Identities};
 
 /// Bytes in a random secret: 256 bits, written as 64 hexadecimal digits.
@@ -118,19 +121,39 @@ fn random(bytes: &mut [u8]) -> Result<(), KeyError> {
 /// Writes a new file that only its owner can read, and makes it durable. It gets its name only when it is whole: nobody who sees it,
 /// now or after a crash, sees less than the key. What could not be written whole is removed.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
-    let failed = |what| move |source| KeyError::Io { what, path: path.to_owned(), source };
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Mode 0600, whatever the umask allows beyond.
-    let mut file =
-        tempfile::Builder::new().prefix(".key-").suffix(".tmp").tempfile_in(parent).map_err(failed("make"))?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed("write"))?;
-    match file.persist_noclobber(path) {
+    match write_beside(path, bytes)?.persist_noclobber(path) {
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
             return Err(KeyError::Exists(path.to_owned()));
         }
-        other => other.map_err(|error| failed("make")(error.error))?,
+        other => other.map_err(|error| failed("make", path)(error.error))?,
     };
-    File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed("make durable"))
+    make_durable(path)
+}
+
+/// The same in the place of a file that is there: whoever looks sees the old one or the new one.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
+    write_beside(path, bytes)?.persist(path).map_err(|error| failed("replace", path)(error.error))?;
+    make_durable(path)
+}
+
+fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> KeyError {
+    move |source| KeyError::Io { what, path: path.to_owned(), source }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Mode 0600, whatever the umask allows beyond.
+fn write_beside(path: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile, KeyError> {
+    let mut builder = tempfile::Builder::new();
+    let mut file = builder.prefix(".key-").suffix(".tmp").tempfile_in(parent(path)).map_err(failed("make", path))?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed("write", path))?;
+    Ok(file)
+}
+
+fn make_durable(path: &Path) -> Result<(), KeyError> {
+    File::open(parent(path)).and_then(|directory| directory.sync_all()).map_err(failed("make durable", path))
 }
 
 fn read_private(path: &Path) -> Result<SecretString, KeyError> {

@@ -10,6 +10,7 @@ use crate::{
     artifact::{ArtifactName, BackupType, Encoding, Fingerprint, Sha256Digest},
     clock::Timestamp,
     ids::{BackupId, ProjectId},
+    proof_record::{Proof, ProofLevel},
 };
 
 /// The version this code writes. Readers accept every version up to it.
@@ -85,7 +86,7 @@ impl Body {
     /// Rows, for what consists of rows.
     pub fn row_count(&self) -> Option<u64> {
         match &self.holds {
-            Content::Database(content) => Some(content.row_count),
+            Content::Database(content) => content.counted_rows(),
             Content::Logs(content) => Some(content.row_count),
             Content::File(_) | Content::Files(_) => None,
         }
@@ -225,9 +226,9 @@ pub struct DatabaseContent {
     pub tool_version: u32,
     /// Ordinary and partitioned tables whose definition is in the dump.
     pub table_count: u64,
-    /// Sum of the rows of all tables.
+    /// Sum of the rows of all tables; 0 when they were not counted.
     pub row_count: u64,
-    /// The tables whose rows are in the dump.
+    /// The tables whose rows are in the dump. Empty when they were not counted.
     pub tables: Vec<TableRows>,
     /// The sequences that are in the dump.
     pub sequences: Vec<SequenceValue>,
@@ -236,6 +237,17 @@ pub struct DatabaseContent {
     /// What the dump needs from outside itself. For a partial backup what its whole scope needs; the tables that were left out, and the
     /// types and functions that only a whole backup holds, are not told here.
     pub requirements: Requirements,
+    /// Digests and definitions from the dump's snapshot. `None`: written before there were proofs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+}
+
+impl DatabaseContent {
+    /// How many rows there were; `None` when they were not counted.
+    pub fn counted_rows(&self) -> Option<u64> {
+        let is_counted = self.proof.as_ref().is_none_or(|proof| proof.level != ProofLevel::Off);
+        is_counted.then_some(self.row_count)
+    }
 }
 
 /// What a partial backup holds of its scope. Names are as the catalog had them; a partitioned table's partitions are listed with it.
@@ -321,6 +333,32 @@ pub struct Requirements {
     /// What the dump cannot bring back by a restricted role, named for people (event triggers, publications, …).
     pub not_restorable: Vec<String>,
 }
+
+impl Requirements {
+    /// What a person should know before relying on the dump: what it cannot be restored without, and what it does not bring back.
+    pub fn warnings(&self) -> Vec<String> {
+        let listed = |what: &str, names: Vec<String>| {
+            let more = if names.len() > MOST_NAMED {
+                format!(" and {} more", names.len() - MOST_NAMED)
+            } else {
+                String::new()
+            };
+            let first = names.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+            (!names.is_empty()).then(|| format!("{what}: {first}{more}"))
+        };
+        let outside = self.objects.iter().map(|object| format!("{} {}", object.kind, object.identity)).collect();
+        [
+            listed("the schema cannot be restored alone, it refers to", outside),
+            listed("a restore does not bring back, or only by a superuser", self.not_restorable.clone()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+/// Names in one warning; the rest are counted.
+const MOST_NAMED: usize = 10;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ExtensionRequirement {

@@ -110,6 +110,8 @@ metrics! {
         "Changes of certificate or key that were seen: loaded, refused.";
     TLS_ENDS = "holdfast_tls_certificate_not_after_timestamp_seconds", Kind::Gauge, Process, [],
         "When the API's certificate in use ends. Only with listen.tls.";
+    NOTICE_ATTEMPTS = "holdfast_notice_attempts_total", Kind::Counter, Process, ["channel", "outcome"],
+        "Attempts to send a notice by email, webhook or telegram: sent, later (in vain, and tried again), given_up.";
     JOBS = "holdfast_jobs", Kind::Gauge, ControlPlane, ["type", "state"],
         "Jobs that have not ended: pending, in_progress.";
     JOBS_ENDED_DAY = "holdfast_jobs_ended_last_day", Kind::Gauge, ControlPlane, ["type", "state"],
@@ -137,6 +139,12 @@ metrics! {
         "Completed backups that expire within 7 days and are not pinned.";
     DELETIONS = "holdfast_deletions_waiting", Kind::Gauge, ControlPlane, [],
         "Backups that are marked as deleted and whose copies are not all confirmed gone.";
+    STALE = "holdfast_projects_stale", Kind::Gauge, ControlPlane, [],
+        "Active projects without a good backup within their allowed age.";
+    NOTICES = "holdfast_notices", Kind::Gauge, ControlPlane, ["state"],
+        "Notices that have not reached anybody: pending, failed (given up within notify.keep_days and not tried again).";
+    NOTICES_OLDEST = "holdfast_notices_oldest_seconds", Kind::Gauge, ControlPlane, [],
+        "How long the oldest pending notice has waited.";
 }
 
 /// How an attempt at a job ended.
@@ -161,6 +169,14 @@ impl Outcome {
             Self::Lost => "lost",
         }
     }
+}
+
+/// What an attempt to send a notice came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeOutcome {
+    Sent,
+    Later,
+    GivenUp,
 }
 
 /// How an upload ended.
@@ -208,6 +224,16 @@ pub fn upload_ended(storage: &str, end: UploadEnd) {
 /// A storage took so many bytes.
 pub fn storage_written(storage: &str, bytes: u64) {
     count(&STORAGE_WRITTEN, &[storage], bytes);
+}
+
+/// A notice was sent by a kind of channel, or was not.
+pub fn notice_attempt(channel: &'static str, outcome: NoticeOutcome) {
+    let word = match outcome {
+        NoticeOutcome::Sent => "sent",
+        NoticeOutcome::Later => "later",
+        NoticeOutcome::GivenUp => "given_up",
+    };
+    count(&NOTICE_ATTEMPTS, &[channel, word], 1);
 }
 
 /// So many bytes were read from a storage.

@@ -8,7 +8,8 @@ use std::{
 };
 
 /// Small words that every room may use, and that use no room themselves but each other.
-const WORDS: &[&str] = &["artifact", "byte_size", "clock", "cron", "ids", "job_type", "manifest"];
+const WORDS: &[&str] =
+    &["artifact", "byte_size", "clock", "cron", "ids", "job_type", "manifest", "notice", "proof_record"];
 
 /// The rooms and what each may use beside [`WORDS`].
 const ROOMS: &[(&str, &[&str])] = &[
@@ -20,18 +21,27 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("report", &[]),
     ("tenant", &[]),
     ("postgres", &["child", "config"]),
-    ("source", &["child", "postgres", "storage"]),
+    ("proof", &["postgres"]),
+    ("source", &["child", "postgres", "proof", "storage"]),
     ("transform", &[]),
     ("storage", &["config", "metrics"]),
     ("pipeline", &["source", "storage", "transform"]),
-    ("restore", &["child", "postgres", "source", "storage"]),
+    ("restore", &["child", "postgres", "proof", "source", "storage"]),
     ("retention", &[]),
     ("db", &["config", "postgres"]),
     ("catalog", &["config", "keys", "tenant"]),
     ("outgoing", &["config"]),
+    ("notify", &["config", "outgoing"]),
     ("history", &["db", "storage", "tenant"]),
+    ("tell", &["app", "catalog", "history", "metrics", "notify", "tenant"]),
     ("app", &["catalog", "config", "db", "history", "keyring", "postgres", "storage"]),
-    ("manage", &["app", "catalog", "config", "db", "history", "jobs", "outgoing", "postgres", "storage", "tenant"]),
+    (
+        "manage",
+        &[
+            "app", "catalog", "config", "db", "history", "jobs", "notify", "outgoing", "postgres", "storage", "tell",
+            "tenant",
+        ],
+    ),
     (
         "jobs",
         &[
@@ -41,16 +51,20 @@ const ROOMS: &[(&str, &[&str])] = &[
             "db",
             "history",
             "metrics",
+            "notify",
             "pipeline",
+            "postgres",
+            "proof",
             "restore",
             "retention",
             "source",
             "storage",
+            "tell",
             "tenant",
             "transform",
         ],
     ),
-    ("schedule", &["app", "catalog", "db", "history", "jobs", "retention", "tenant"]),
+    ("schedule", &["app", "catalog", "db", "history", "jobs", "notify", "retention", "tell", "tenant"]),
     (
         "integration",
         &[
@@ -108,12 +122,14 @@ const ROOMS: &[(&str, &[&str])] = &[
             "manage",
             "report",
             "logging",
+            "notify",
             "people",
             "postgres",
             "retention",
             "schedule",
             "storage",
             "telemetry",
+            "tell",
             "tenant",
             "transform",
         ],
@@ -260,7 +276,7 @@ fn the_api_has_no_scope_but_its_callers() {
 #[test]
 fn what_handles_bytes_knows_neither_the_control_plane_nor_http() {
     for (room, allowed) in ROOMS {
-        if matches!(*room, "source" | "transform" | "storage" | "pipeline" | "restore" | "retention") {
+        if matches!(*room, "source" | "transform" | "storage" | "pipeline" | "restore" | "retention" | "notify") {
             for forbidden in ["db", "http", "history", "catalog", "app", "jobs"] {
                 assert!(!allowed.contains(&forbidden), "{room} → {forbidden}");
             }

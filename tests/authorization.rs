@@ -125,8 +125,9 @@ async fn fresh_object(api: &TestApi, object: Object, backup: BackupId, token: Op
 /// Calls an operation on fresh objects of `acme`.
 async fn call(api: &TestApi, row: &Row, token: Option<&str>) -> Tried {
     let backup = api.stored_backup("acme", &Bytes::from_static(b"stored bytes"), &["first"]).await;
-    // A project may have so many schedules and no more; and only what has a manifest is the latest good one.
+    // A project may have so many schedules and no more; only what has a manifest is the latest good one; and one restore at a time.
     for made_room in [
+        "UPDATE control_plane.jobs SET status = 'cancelled', finished_at = now() WHERE status = 'pending'",
         "DELETE FROM control_plane.schedules WHERE project_id IS NOT NULL",
         "UPDATE control_plane.backups SET manifest = '{}' WHERE manifest IS NULL",
     ] {

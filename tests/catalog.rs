@@ -1,6 +1,7 @@
 //! The catalogue from the manifests alone: a control plane that was lost, a record that could not be written, a storage that lies.
 
 mod imports;
+mod trials;
 
 use crate::support;
 
@@ -26,7 +27,10 @@ use holdfast::{
 };
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor};
-use support::app::{TestApp, caller, everything, export};
+use support::{
+    app::{TestApp, caller, everything, export},
+    seal,
+};
 
 /// Storages `first` and `second` below a directory that outlives the control plane.
 fn storages_below(config: &mut Config, root: &Path) {
@@ -113,11 +117,11 @@ fn manifest_of(backup: &Backup) -> String {
     format!("{}.manifest.json", backup.file_id.as_deref().unwrap())
 }
 
-/// Changes a stored manifest, which is written without a right to write.
-fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+/// Changes a stored manifest, which is written without a right to write, and seals it again.
+fn edit(test: &TestApp, path: &Path, change: impl FnOnce(&mut Value)) {
     let mut manifest: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     change(&mut manifest);
-    replace(path, &serde_json::to_vec(&manifest).unwrap());
+    replace(path, &seal::sealed(manifest, test.app.keys.seals.key().unwrap()));
 }
 
 fn replace(path: &Path, bytes: &[u8]) {
@@ -193,12 +197,17 @@ async fn without_the_key_a_backup_is_listed_and_with_it_restored() {
     let root = tempfile::tempdir().unwrap();
     let lost = original(root.path()).await;
     let taken = lost.backup(export("acme")).await;
-    let mut test = TestApp::with(|config| storages_below(config, root.path())).await;
+    let seal = lost.app.keys.seals.key().unwrap().public().to_string();
+    let mut test = TestApp::with(|config| {
+        storages_below(config, root.path());
+        config.seal.accepted_keys = vec![seal];
+    })
+    .await;
     let report = rebuild(&test, &["first"]).await.pop().unwrap();
     assert_eq!((numbers(&report), report.without_key), ((1, 1, 1, 1, 0, 0, 0), 1), "{report:?}");
     let listed = history::get(&test.app.pool, &everything(), taken.backup_id()).await.unwrap();
     assert_eq!((listed.status.as_str(), &listed.sha256, &listed.manifest), ("completed", &taken.sha256, &None));
-    let request = request::RestoreRequest { backup_id: taken.backup_id(), target_database: None };
+    let request = request::RestoreRequest::in_place(taken.backup_id());
     let refused = request::restore(&test.app, &caller(), &request, None).await.unwrap_err();
     assert_eq!(refused.code(), "key.unavailable");
     assert!(refused.hint().unwrap().contains("catalog rebuild"));
@@ -271,22 +280,23 @@ async fn what_does_not_fit_is_named_one_by_one_and_the_rest_is_taken_up() {
     );
     fs::remove_file(path(misplaced)).unwrap();
     replace(&path(garbage), b"{}");
-    edit(&path(newer), |manifest| manifest["head"]["manifest_version"] = 99.into());
+    edit(&lost, &path(newer), |manifest| manifest["head"]["manifest_version"] = 99.into());
     replace(&artifact(short), b"short");
     fs::remove_file(artifact(missing)).unwrap();
-    edit(&path(system), |manifest| {
+    edit(&lost, &path(system), |manifest| {
         manifest["head"]["project_id"] = "evil".into();
         manifest["body"]["database"]["scope"]["schema"] = "control_plane".into();
     });
-    edit(&path(stolen), |manifest| manifest["head"]["project_id"] = "thief".into());
+    edit(&lost, &path(stolen), |manifest| manifest["head"]["project_id"] = "thief".into());
     let half = fs::read(path(cut)).unwrap();
     replace(&path(cut), &half[..half.len() / 2]);
 
-    let test = TestApp::with(|config| {
+    let mut test = TestApp::with(|config| {
         storages_below(config, root.path());
         config.encryption.enabled = false;
     })
     .await;
+    test.app.keys = Arc::clone(&lost.app.keys);
     test.add_schema_project("acme", "tenant_acme").await;
     let report = rebuild(&test, &["first"]).await.pop().unwrap();
     assert_eq!(

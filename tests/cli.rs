@@ -149,6 +149,8 @@ fn every_command_helps_with_an_example() {
         "token issue",
         "key generate",
         "key recovery-sheet",
+        "key seal",
+        "key rotate-seal",
         "grants",
     ] {
         let mut arguments: Vec<&str> = command.split(' ').collect();

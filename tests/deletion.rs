@@ -112,7 +112,7 @@ async fn every_copy_goes_the_manifest_first_and_the_row_moves_into_the_history()
     };
     assert_eq!(listed(None).await, [kept.id]);
     assert_eq!(listed(Some(BackupStatus::Deleted)).await, [backup.id]);
-    let restore = RestoreRequest { backup_id: backup.backup_id(), target_database: None };
+    let restore = RestoreRequest::in_place(backup.backup_id());
     let verify = VerifyRequest { backup_id: backup.backup_id(), depth: Depth::Head };
     for refused in [
         request::restore(&test.app, &caller(), &restore, None).await.unwrap_err(),

@@ -23,6 +23,41 @@ fn docs_api_json_is_current() {
     assert!(written == current, "run `make regenerate`");
 }
 
+#[test]
+fn the_dockerfile_copies_everything_that_the_program_is_built_from() {
+    let copied: BTreeSet<String> = read("contrib/docker/Dockerfile")
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY "))
+        .filter(|line| !line.starts_with("--from"))
+        .flat_map(|line| line.split_whitespace().rev().skip(1).map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let let_in: BTreeSet<String> = read("contrib/docker/Dockerfile.dockerignore")
+        .lines()
+        .filter_map(|line| line.strip_prefix('!').map(str::to_owned))
+        .collect();
+    assert_eq!(copied, let_in, "what is copied and what .dockerignore lets in");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for name in &copied {
+        assert!(root.join(name).exists(), "there is no {name}");
+    }
+    // What a build reads, where it is there: sources, what they include, what Cargo.toml names, and macros' own directories.
+    for name in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "build.rs",
+        ".sqlx",
+        "migrations",
+        "src",
+        "tests",
+        "benches",
+        "templates",
+        "assets",
+        "askama.toml",
+    ] {
+        assert_eq!(copied.contains(name), root.join(name).exists(), "{name}");
+    }
+}
+
 /// The lines of a document's console blocks that call the program, without `$ `.
 fn commands(document: &str) -> Vec<String> {
     read(document)
@@ -35,11 +70,18 @@ fn commands(document: &str) -> Vec<String> {
 #[test]
 fn every_command_in_the_documents_exists_with_its_options() {
     let mut seen = 0;
-    for document in ["README.md", "docs/recovery.md", "docs/authentication.md", "docs/files.md", "docs/operations.md"] {
+    for document in [
+        "README.md",
+        "docs/recovery.md",
+        "docs/authentication.md",
+        "docs/files.md",
+        "docs/operations.md",
+        "docs/notices.md",
+    ] {
         for command in commands(document) {
             let words: Vec<&str> = command.split_whitespace().collect();
             let mut path: Vec<&str> = words.iter().copied().take(1).collect();
-            if matches!(path[0], "project" | "job" | "key" | "token" | "storage" | "catalog" | "user") {
+            if matches!(path[0], "project" | "job" | "key" | "token" | "storage" | "catalog" | "user" | "notify") {
                 path.push(words[1]);
             }
             let output = Command::new(env!("CARGO_BIN_EXE_holdfast")).args(&path).arg("--help").output().unwrap();
@@ -84,6 +126,7 @@ fn every_operation_says_what_it_is_what_it_takes_and_what_it_answers() {
     let document = Document::served();
     let tags: BTreeSet<&str> =
         document.0["tags"].as_array().unwrap().iter().map(|tag| tag["name"].as_str().unwrap()).collect();
+    assert_eq!(tags.len(), document.0["tags"].as_array().unwrap().len(), "a tag is told of twice");
     let mut ids = BTreeSet::new();
     for operation in document.operations() {
         let (name, value) = (operation.name(), &operation.value);
@@ -118,6 +161,76 @@ fn every_operation_says_what_it_is_what_it_takes_and_what_it_answers() {
         }
     }
     assert!(ids.len() > 25, "only {} operations", ids.len());
+}
+
+/// What does not fit between an example and its schema: members that are missing or unknown, and other types.
+fn misfits(document: &Document, example: &Value, schema: &Value, at: &str, found: &mut Vec<String>) {
+    if example.is_null() {
+        // References are resolved without the possibility of null.
+        return;
+    }
+    let schema = document.resolved(schema);
+    let types = Document::types(&schema);
+    let name = match example {
+        Value::Object(_) => "object",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Null | Value::Number(_) => "integer",
+    };
+    if !types.is_empty() && !types.iter().any(|one| one == name || (one == "number" && name == "integer")) {
+        found.push(format!("{at} is {name}, and not {types:?}"));
+    }
+    if let Some(words) = schema["enum"].as_array().filter(|words| !words.contains(example)) {
+        found.push(format!("{at} is {example}, and none of {words:?}"));
+    }
+    match example {
+        Value::Array(items) => items.iter().for_each(|item| misfits(document, item, &schema["items"], at, found)),
+        Value::Object(members) => {
+            let properties = document.properties(&schema);
+            for (name, property, is_required) in &properties {
+                match members.get(name) {
+                    Some(member) => misfits(document, member, property, &format!("{at}.{name}"), found),
+                    None if *is_required => found.push(format!("{at} has no {name}")),
+                    None => {}
+                }
+            }
+            if !properties.is_empty() {
+                let known = |name: &String| properties.iter().any(|(property, ..)| property == name);
+                found.extend(members.keys().filter(|name| !known(name)).map(|name| format!("{at} has {name}")));
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn every_answer_has_an_example_that_fits_its_schema() {
+    let document = Document::served();
+    let mut seen = 0;
+    for operation in document.operations() {
+        for (status, response) in operation.value["responses"].as_object().unwrap() {
+            let name = format!("{} {status}", operation.name());
+            for (media_type, content) in response["content"].as_object().into_iter().flatten() {
+                let example = &content["example"];
+                match media_type.as_str() {
+                    "application/json" => assert!(!example.is_null(), "{name} has no example"),
+                    "application/problem+json" => {
+                        assert_eq!(example["status"].to_string(), *status, "{name}");
+                        let code = example["code"].as_str().unwrap();
+                        assert_eq!(example["type"], format!("urn:holdfast:problem:{code}"), "{name}");
+                    }
+                    _ => continue,
+                }
+                let mut found = Vec::new();
+                misfits(&document, example, &content["schema"], "it", &mut found);
+                assert!(found.is_empty(), "{name}: {found:?}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 500, "only {seen} examples");
 }
 
 /// Whether an object, in each of its variants, takes no field that is not described.

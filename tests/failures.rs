@@ -206,7 +206,7 @@ async fn requests_that_cannot_be_meant_are_refused_with_the_field() {
         let error = request::export(&test.app, &caller(), &request, None).await.unwrap_err();
         assert!(matches!(error, RequestError::Invalid { .. }) && error.code() == code, "{error:?}");
     }
-    let missing = RestoreRequest { backup_id: BackupId::generate(), target_database: None };
+    let missing = RestoreRequest::in_place(BackupId::generate());
     assert_eq!(request::restore(&test.app, &caller(), &missing, None).await.unwrap_err().code(), "backup.not_found");
 }
 

@@ -7,6 +7,6 @@ mod losses;
 mod moving;
 mod places;
 mod round_trips;
-mod scene;
+pub mod scene;
 
 use crate::support::{self, s3_server};

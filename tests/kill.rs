@@ -147,7 +147,7 @@ async fn a_restore_whose_worker_is_killed_at_any_moment_ends_whole() {
     let mut interrupted = 0;
     for (round, after) in [0, 30, 80, 150, 250, 400, 600].into_iter().enumerate() {
         sample::ruin(&mut connection, "tenant_acme").await.unwrap();
-        let request = RestoreRequest { backup_id: backup.backup_id(), target_database: None };
+        let request = RestoreRequest::in_place(backup.backup_id());
         let asked = request::restore(&test.app, &caller(), &request, None).await.unwrap();
         let ended = kill_one_then_finish(&test, asked.job_id(), Duration::from_millis(after)).await;
         assert_eq!(ended.status, "completed", "round {round}: {:?}", ended.error_message);

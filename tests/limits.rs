@@ -190,6 +190,12 @@ async fn a_project_has_so_many_jobs_in_flight_and_a_repeated_request_still_gets_
         &api.post(&token, &format!("/api/backup/{backup}/verify"), json!({ "depth": "head" })).await,
         "limits.jobs",
     );
+    // Nor are the deletions that retention has asked for.
+    for _ in 0..4 {
+        let id = api.job("acme", "delete_backup", "pending").await;
+        let sql = "UPDATE control_plane.jobs SET priority = -10 WHERE id = $1";
+        sqlx::query(sql).bind(id.0).execute(api.pool()).await.unwrap();
+    }
     assert_eq!(api.delete(&token, &format!("/api/backup/{backup}")).await.status, 202);
     // When one has ended there is room again.
     api.post(&token, &format!("/api/jobs/{}/cancel", first["job_id"].as_str().unwrap()), json!({})).await.data(202);

@@ -111,6 +111,33 @@ fn messages(text: &str) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn what_jobs_say_of_where_things_are_is_for_operators_and_in_no_backup_of_the_log() {
+    let test = scene().await;
+    let job = ask(&test, &logs("acme")).await;
+    let said = "cannot write /srv/canary/acme.part: connection to server at \"db.canary\" (10.9.8.7), port 5433 failed";
+    history::job_log(&test.app.pool, Some("acme"), job.job_id(), "error", said).await.unwrap();
+    history::job_log(&test.app.pool, Some("acme"), job.job_id(), "info", "all is plain").await.unwrap();
+    let lines = history::job_log_lines(&test.app.pool, job.job_id(), 0).await.unwrap();
+    let lines: Vec<&str> = lines.iter().map(|line| line.message.as_str()).collect();
+    assert_eq!(lines, ["backup requested", said, "all is plain"]);
+    test.run(job.job_id()).await;
+    for format in [Format::Json, Format::Text] {
+        let backup = back_up(&test, &ExportLogs { format: Some(format), ..logs("acme") }).await;
+        let text = text(&test, &backup);
+        for hidden in ["canary", "10.9.8.7", "5433"] {
+            assert!(!text.contains(hidden), "{format}: {text}");
+        }
+        assert!(text.contains("cannot write [hidden]: connection to server at") && text.contains("all is plain"));
+    }
+    // What a platform reads of the table by itself is the same.
+    let told: i64 = sqlx::query_scalar("SELECT count(*) FROM control_plane.project_logs WHERE message LIKE '%canary%'")
+        .fetch_one(&test.app.pool)
+        .await
+        .unwrap();
+    assert_eq!(told, 0);
+}
+
+#[tokio::test]
 async fn every_row_comes_back_as_it_was_in_json() {
     let test = scene().await;
     for (second, message) in AWKWARD.iter().enumerate() {
@@ -241,7 +268,7 @@ async fn it_is_compressed_encrypted_and_verified_like_others_and_never_restored(
     let deep = VerifyRequest { backup_id: backup.backup_id(), depth: Depth::Restore };
     let refused = request::verify(&test.app, &caller(), &deep, None).await.unwrap_err();
     assert_eq!(refused.code(), "backup.not_restorable");
-    let restore = RestoreRequest { backup_id: backup.backup_id(), target_database: None };
+    let restore = RestoreRequest::in_place(backup.backup_id());
     let refused = request::restore(&test.app, &caller(), &restore, None).await.unwrap_err();
     assert_eq!(refused.code(), "backup.not_restorable");
 }

@@ -500,7 +500,7 @@ async fn no_password_hash_or_key_shows_in_answers_or_rows_that_are_shown() {
         .fetch_one(api.pool())
         .await
         .unwrap();
-    shown += &(rows + &logs.unwrap_or_default() + &keys);
+    shown += &format!("{rows}{}{keys}", logs.unwrap_or_default());
     let secret = key.rsplit('_').next().unwrap();
     for canary in ["canary", "argon2", "47110815", secret] {
         assert!(!shown.contains(canary), "{canary} in {shown}");

@@ -107,6 +107,7 @@ fn database() -> DatabaseContent {
         sequences: Vec::new(),
         ownership: Vec::new(),
         requirements: Requirements::default(),
+        proof: None,
     }
 }
 
@@ -620,8 +621,9 @@ fn manifest(encryption: Encryption) -> Manifest {
 async fn a_manifest_comes_back_and_an_encrypted_one_tells_nothing_of_its_body() {
     for encryption in Encryption::ALL {
         let (storage, manifest) = (memory(), manifest(*encryption));
-        let at =
-            publish_manifest(&storage, &manifest, &[identity().to_public()], LeaseToken::generate()).await.unwrap();
+        let at = publish_manifest(&storage, &manifest, &[identity().to_public()], None, LeaseToken::generate())
+            .await
+            .unwrap();
         assert_eq!(storage.keys(), [name().manifest().as_str()]);
         assert_eq!(read_manifest(&storage, &at, &identity().into()).await.unwrap(), manifest);
         assert_eq!(read_manifest_file(&storage, &at).await.unwrap().head, manifest.head);
@@ -633,14 +635,14 @@ async fn a_manifest_comes_back_and_an_encrypted_one_tells_nothing_of_its_body() 
             Encryption::Age => assert_eq!(without_key.unwrap_err().code(), "key.unavailable"),
         }
     }
-    let nobody = publish_manifest(&memory(), &manifest(Encryption::Age), &[], LeaseToken::generate()).await;
+    let nobody = publish_manifest(&memory(), &manifest(Encryption::Age), &[], None, LeaseToken::generate()).await;
     assert_eq!(nobody.unwrap_err().kind, ErrorKind::Invalid);
 }
 
 #[tokio::test]
 async fn a_manifest_of_a_newer_version_or_a_broken_one_is_named() {
     let storage = memory();
-    let at = publish_manifest(&storage, &manifest(Encryption::None), &[], LeaseToken::generate()).await.unwrap();
+    let at = publish_manifest(&storage, &manifest(Encryption::None), &[], None, LeaseToken::generate()).await.unwrap();
     let text = String::from_utf8(storage.peek(&name().manifest()).unwrap().to_vec()).unwrap();
     for (bytes, code) in [
         (text.replace("\"manifest_version\": 1", "\"manifest_version\": 2"), "manifest.newer"),

@@ -1,8 +1,6 @@
 //! The restore engine against a real server, with what `pg_dump` really writes.
 
-mod scene;
-
-use crate::support;
+pub mod scene;
 
 use std::sync::Arc;
 
@@ -114,9 +112,9 @@ async fn content_that_is_cut_anywhere_commits_nothing() {
             let error = loaded.unwrap_err();
             assert!(matches!(error.code, "restore.content" | "restore.load_failed"), "{format} cut at {at}: {error}");
             let committed: i64 = sqlx::query_scalar(
-                "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE nspname = $1",
+                "SELECT count(*) FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE rolname = $1",
             )
-            .bind(SCHEMA)
+            .bind(&plan.role)
             .fetch_one(&mut scene.admin.connect().await.unwrap())
             .await
             .unwrap();
@@ -308,7 +306,7 @@ fn psql_of(role: &str) -> rustix::process::Pid {
 
 #[tokio::test]
 async fn a_replaced_schema_is_not_dropped_while_others_refer_to_it() {
-    let scene = Scene::new().await;
+    let mut scene = Scene::new().await;
     let (bytes, proof) = scene.dump(Format::Sql).await;
     scene
         .sql(
@@ -317,6 +315,12 @@ async fn a_replaced_schema_is_not_dropped_while_others_refer_to_it() {
         )
         .await;
     let plan = scene.plan().await;
+    let mut session = scene.engine.open(&plan).await.unwrap();
+    let refused = session.prepare(&proof, HOUR).await.unwrap_err();
+    assert_eq!(refused.code, "restore.referenced_from_outside");
+    assert!(refused.message.contains("neighbour.looks") && refused.message.contains("neighbour.points"), "{refused}");
+    session.close().await;
+    scene.engine.allow_detached_references = true;
     let mut session = scene.engine.open(&plan).await.unwrap();
     let warnings = session.prepare(&proof, HOUR).await.unwrap().join("\n");
     assert!(warnings.contains("neighbour.looks") && warnings.contains("neighbour.points"), "{warnings}");

@@ -132,7 +132,7 @@ async fn no_secret_shows_in_arguments_logs_answers_tables_or_stored_bytes() {
     let job = request::export(&test.app, &caller(), &export("acme"), None).await.unwrap();
     let job = until_final(job.job_id()).await;
     let backup_id = serde_json::from_value(job.result.unwrap()["backup_id"].clone()).unwrap();
-    let restore = RestoreRequest { backup_id, target_database: None };
+    let restore = RestoreRequest::in_place(backup_id);
     let job = request::restore(&test.app, &caller(), &restore, None).await.unwrap();
     let job = until_final(job.job_id()).await;
     let paths = [
@@ -191,7 +191,7 @@ async fn no_secret_shows_in_arguments_logs_answers_tables_or_stored_bytes() {
         ("answers", answers),
         ("log", log),
         ("standard output", said),
-        ("answer to project add", String::from_utf8(added.stdout).unwrap() + &String::from_utf8(added.stderr).unwrap()),
+        ("answer to project add", String::from_utf8([added.stdout, added.stderr].concat()).unwrap()),
         ("tables", tables),
         ("rows", rows),
     ];

@@ -32,10 +32,18 @@ pub enum Kind {
     Stats,
     StatsOfAll,
     Export,
+    PageOverview,
+    PageOwnOverview,
+    PageProjects,
+    PageProject,
+    PageBackups,
+    PageJobs,
+    PageRetention,
+    PageAudit,
 }
 
 impl Kind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 19] = [
         Self::Health,
         Self::Ready,
         Self::List,
@@ -47,6 +55,14 @@ impl Kind {
         Self::Stats,
         Self::StatsOfAll,
         Self::Export,
+        Self::PageOverview,
+        Self::PageOwnOverview,
+        Self::PageProjects,
+        Self::PageProject,
+        Self::PageBackups,
+        Self::PageJobs,
+        Self::PageRetention,
+        Self::PageAudit,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -62,6 +78,14 @@ impl Kind {
             Self::Stats => "stats of a project",
             Self::StatsOfAll => "stats of everything, one a second",
             Self::Export => "export",
+            Self::PageOverview => "page: overview of everything",
+            Self::PageOwnOverview => "page: overview of a member",
+            Self::PageProjects => "page: projects",
+            Self::PageProject => "page: a project",
+            Self::PageBackups => "page: backups",
+            Self::PageJobs => "page: jobs that failed",
+            Self::PageRetention => "page: retention of a project",
+            Self::PageAudit => "page: audit trail",
         }
     }
 
@@ -71,7 +95,11 @@ impl Kind {
 
     /// Sums over every row are for people who look at a page.
     pub const fn most_a_second(self) -> u32 {
-        if matches!(self, Self::StatsOfAll) { 1 } else { u32::MAX }
+        match self {
+            Self::StatsOfAll | Self::PageOverview => 1,
+            Self::PageProjects | Self::PageProject | Self::PageRetention => 5,
+            _ => u32::MAX,
+        }
     }
 }
 
@@ -120,6 +148,16 @@ impl Make for Maker<'_> {
             }
             Kind::StatsOfAll => (Method::GET, "/api/backup/stats".to_owned(), self.operator(number)),
             Kind::Get => (Method::GET, format!("/api/backup/{id}"), self.operator(number)),
+            Kind::PageOverview => (Method::GET, "/".to_owned(), self.operator(number)),
+            Kind::PageOwnOverview => (Method::GET, "/".to_owned(), Some(&self.members[project])),
+            Kind::PageProjects => (Method::GET, "/projects".to_owned(), self.operator(number)),
+            Kind::PageProject => (Method::GET, format!("/projects/p{}", project + 1), Some(&self.members[project])),
+            Kind::PageBackups => (Method::GET, "/backups".to_owned(), self.operator(number)),
+            Kind::PageJobs => (Method::GET, "/jobs?status=failed".to_owned(), self.operator(number)),
+            Kind::PageRetention => {
+                (Method::GET, format!("/retention?project_id=p{}", project + 1), Some(&self.members[project]))
+            }
+            Kind::PageAudit => (Method::GET, "/audit".to_owned(), self.operator(number)),
             Kind::History => (Method::GET, format!("/api/backup/{id}/history"), self.operator(number)),
         };
         let mut request = Request::new(method, self.base.join(&path)?);

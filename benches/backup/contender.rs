@@ -4,7 +4,10 @@ use std::{fmt, fs::File, path::Path, process::Command, time::Duration};
 
 use age::secrecy::ExposeSecret;
 use anyhow::{Result, ensure};
-use holdfast::artifact::{Compression, Encoding, Encryption, Format};
+use holdfast::{
+    artifact::{Compression, Encoding, Encryption, Format},
+    proof_record::ProofLevel,
+};
 
 use crate::{
     holdfast_process::{self, Order, Place, What},
@@ -20,7 +23,7 @@ pub enum Contender {
     Gzip,
     Custom,
     Zstd,
-    Holdfast(Compression, Encryption),
+    Holdfast(Compression, Encryption, ProofLevel),
 }
 
 /// What one run took.
@@ -41,23 +44,26 @@ impl fmt::Display for Contender {
             Self::Gzip => f.write_str("`pg_dump \\| gzip > file`"),
             Self::Custom => f.write_str("`pg_dump -Fc > file`"),
             Self::Zstd => f.write_str("`pg_dump \\| zstd -T0 > file`"),
-            Self::Holdfast(compression, Encryption::None) => write!(f, "Holdfast sql+{compression}"),
-            Self::Holdfast(compression, Encryption::Age) => write!(f, "Holdfast sql+{compression}+age"),
+            Self::Holdfast(compression, encryption, proof) => {
+                let age = if *encryption == Encryption::Age { "+age" } else { "" };
+                write!(f, "Holdfast sql+{compression}{age}, proof {proof}")
+            }
         }
     }
 }
 
 impl Contender {
-    pub fn all() -> [Self; 7] {
+    pub fn all() -> [Self; 8] {
         use Contender::*;
         [
             Floor,
             Gzip,
             Custom,
             Zstd,
-            Holdfast(Compression::Gzip, Encryption::None),
-            Holdfast(Compression::Zstd, Encryption::None),
-            Holdfast(Compression::Zstd, Encryption::Age),
+            Holdfast(Compression::Gzip, Encryption::None, ProofLevel::Counts),
+            Holdfast(Compression::Zstd, Encryption::None, ProofLevel::Counts),
+            Holdfast(Compression::Zstd, Encryption::Age, ProofLevel::Counts),
+            Holdfast(Compression::Zstd, Encryption::Age, ProofLevel::Full),
         ]
     }
 
@@ -86,8 +92,9 @@ impl Contender {
                 zstd.args(["-q", "-T0"]);
                 by_hand("plain", Some(zstd), Some(File::create(&path)?))
             }
-            Self::Holdfast(compression, encryption) => {
-                let order = order(server, schema, directory, compression, encryption);
+            Self::Holdfast(compression, encryption, proof) => {
+                let mut order = order(server, schema, directory, compression, encryption);
+                order.what = What::BackUp { schema: schema.to_owned(), proof };
                 let (wall, beside, done) = holdfast_process::run(&order)?;
                 let file = order.storage.join(&order.name);
                 ensure!(file.metadata()?.len() == done.stored.bytes, "the stored file has another size");
@@ -113,7 +120,7 @@ pub fn order(
         name: "backup".to_owned(),
         encoding: Encoding { format: Some(Format::Sql), compression, encryption },
         identity: age::x25519::Identity::generate().to_string().expose_secret().to_owned(),
-        what: What::BackUp { schema: schema.to_owned() },
+        what: What::BackUp { schema: schema.to_owned(), proof: ProofLevel::Counts },
     }
 }
 

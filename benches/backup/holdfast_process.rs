@@ -24,6 +24,7 @@ use holdfast::{
         inspect,
         tools::{ChildEnvironment, ClientTool, Tools},
     },
+    proof_record::ProofLevel,
     source::pg_dump::{PgDump, PgDumpOptions},
     storage::{self, Ledger, Locator, Storage, ledger::InMemoryLedger},
     transform::{EncodeOptions, Identities},
@@ -67,7 +68,7 @@ pub const S3_PART: ByteSize = ByteSize::mib(16);
 
 #[derive(Serialize, Deserialize)]
 pub enum What {
-    BackUp { schema: String },
+    BackUp { schema: String, proof: ProofLevel },
     Restore(Done),
 }
 
@@ -112,7 +113,10 @@ pub async fn main() -> Result<()> {
     lines.next().context("not told to begin")??;
     let name: ArtifactName = order.name.parse()?;
     let done = match order.what {
-        What::BackUp { schema } => back_up(info, tools, schema, order.encoding, &identities, storage, name).await?,
+        What::BackUp { schema, proof } => {
+            let source = source(info, tools, schema, &order.encoding, proof)?;
+            back_up(source, order.encoding, &identities, storage, name).await?
+        }
         What::Restore(done) => {
             restore(info, &tools, order.encoding, identities, &*storage, &order.storage, name, done).await?;
             done
@@ -140,28 +144,33 @@ async fn open(order: &Order) -> Result<Arc<dyn Storage>> {
     Ok(storage::open("bench", &config, &ledger).await?)
 }
 
-/// As the job `export_backup` does it, without its rows in the control plane.
-async fn back_up(
+fn source(
     connect: ConnectInfo,
     tools: Arc<Tools>,
     schema: String,
+    encoding: &Encoding,
+    proof: ProofLevel,
+) -> Result<PgDump> {
+    let options = PgDumpOptions {
+        connect,
+        scope: DumpScope::Schema { schema },
+        format: encoding.format.context("no dump without a format")?,
+        compress_level: None,
+        lock_wait: Duration::from_secs(10),
+        tool: None,
+        exclude_schemas: Vec::new(),
+    };
+    Ok(PgDump::new(tools, options).proving(proof))
+}
+
+/// As the job `export_backup` does it, without its rows in the control plane.
+async fn back_up(
+    source: PgDump,
     encoding: Encoding,
     identities: &Identities,
     storage: Arc<dyn Storage>,
     name: ArtifactName,
 ) -> Result<Done> {
-    let source = PgDump::new(
-        tools,
-        PgDumpOptions {
-            connect,
-            scope: DumpScope::Schema { schema },
-            format: encoding.format.context("no dump without a format")?,
-            compress_level: None,
-            lock_wait: Duration::from_secs(10),
-            tool: None,
-            exclude_schemas: Vec::new(),
-        },
-    );
     let stored = pipeline::back_up(BackupRun {
         source: Box::new(source),
         encode: EncodeOptions {

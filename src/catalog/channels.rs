@@ -12,22 +12,9 @@ use super::{ManageError, Managed, Settings, SettingsFault};
 use crate::{
     config::{ChatId, Secret, TelegramStorageConfig},
     keys::{KeyError, SecretsKey},
+    notice::{NoticeEvent, is_email_address},
     tenant::Scope,
 };
-
-crate::artifact::words! {
-    /// What a notice can be about.
-    NoticeEvent, "event" {
-        Started = "started",
-        Completed = "completed",
-        Failed = "failed",
-        Cancelled = "cancelled",
-        Restored = "restored",
-        Verified = "verified",
-        Expiring = "expiring",
-        Stale = "stale",
-    }
-}
 
 /// Most addresses of one e-mail channel.
 const MAX_ADDRESSES: usize = 20;
@@ -138,19 +125,6 @@ fn check_url(field: &str, url: &Url) -> Result<(), SettingsFault> {
     Ok(())
 }
 
-/// Enough to keep line breaks and lists of recipients out; whether mail arrives only sending tells.
-pub fn is_email_address(address: &str) -> bool {
-    address.len() <= 254
-        && address.split_once('@').is_some_and(|(local, domain)| {
-            !local.is_empty()
-                && domain.contains('.')
-                && !domain.starts_with('.')
-                && !domain.ends_with('.')
-                && !domain.contains('@')
-        })
-        && !address.chars().any(|c| c.is_control() || c.is_whitespace() || matches!(c, ',' | ';' | '<' | '>' | '"'))
-}
-
 /// One row of `control_plane.channels`.
 #[derive(Clone, Debug)]
 pub struct ChannelRow {
@@ -243,7 +217,7 @@ pub async fn channel(executor: impl PgExecutor<'_>, scope: &Scope, id: Uuid) -> 
 
 /// Channels within reach, newest first.
 pub async fn channels(
-    pool: &PgPool,
+    executor: impl PgExecutor<'_>,
     scope: &Scope,
     project_id: Option<&str>,
     after: Option<(DateTime<Utc>, Uuid)>,
@@ -266,7 +240,7 @@ pub async fn channels(
         after.map(|(_, id)| id),
         limit,
     )
-    .fetch_all(pool)
+    .fetch_all(executor)
     .await?)
 }
 
@@ -291,6 +265,32 @@ pub async fn channels_of(
         event.as_str(),
     )
     .fetch_all(executor)
+    .await?)
+}
+
+/// A channel by its id, whoever's it is: for whoever sends its notices.
+pub async fn channel_by_id(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<ChannelRow>, sqlx::Error> {
+    sqlx::query_as!(
+        ChannelRow,
+        "SELECT id, name, kind, project_id, organization_id, events, enabled, settings_sealed, is_tenants_own, created_by, created_at,
+             updated_at
+         FROM control_plane.channels WHERE id = $1",
+        id,
+    )
+    .fetch_optional(executor)
+    .await
+}
+
+/// The channels with this name, oldest first: names are for people, so there may be several.
+pub async fn channels_called(pool: &PgPool, name: &str) -> Result<Vec<ChannelRow>, ManageError> {
+    Ok(sqlx::query_as!(
+        ChannelRow,
+        "SELECT id, name, kind, project_id, organization_id, events, enabled, settings_sealed, is_tenants_own, created_by, created_at,
+             updated_at
+         FROM control_plane.channels WHERE name = $1 ORDER BY created_at, id LIMIT 20",
+        name,
+    )
+    .fetch_all(pool)
     .await?)
 }
 

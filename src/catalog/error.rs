@@ -28,6 +28,9 @@ pub enum ManageError {
     /// A field is wrong; the code ends with its name.
     #[error("{message}")]
     Invalid { code: &'static str, message: String, hint: Option<&'static str> },
+    /// What of a project is backed up cannot be so: as it is said, or (`is_conflict`) as things are now.
+    #[error("{message}")]
+    Source { code: &'static str, is_conflict: bool, message: String, hint: Option<String> },
     #[error("what is stored of {} {name:?} does not open with the secrets key in use", what.as_str())]
     Sealed { what: Managed, name: String },
     #[error("cannot seal a secret: {0}")]
@@ -88,7 +91,7 @@ impl ManageError {
                 M::Storage => "storage.in_use",
             },
             Self::Taken { .. } => "project.schema_taken",
-            Self::Invalid { code, .. } => code,
+            Self::Invalid { code, .. } | Self::Source { code, .. } => code,
             Self::Sealed { .. } => "secrets.sealed",
             Self::Key(_) => "secrets.key",
             Self::Database(_) => "control_plane.unavailable",
@@ -96,7 +99,7 @@ impl ManageError {
     }
 
     /// What to do about it.
-    pub const fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Exists { .. } => Some("Choose another name, or change the one that is there."),
             Self::ReadOnly(_) => Some("Change [storages.NAME] in the TOML file, and start again."),
@@ -107,6 +110,7 @@ impl ManageError {
                 Some("A schema belongs to one project: a restore of one would replace the other's data.")
             }
             Self::Invalid { hint, .. } => *hint,
+            Self::Source { hint, .. } => hint.as_deref(),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use super::CatalogError;
 
 /// Where a project's files are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "name a `directory`, or a `storage` and a `prefix`, and nothing else")]
 pub enum FileSource {
     Directory(DirectorySource),
     Prefix(PrefixSource),

@@ -16,8 +16,8 @@ mod storages;
 pub use self::{
     built_in::{ensure_control_plane, ensure_default, secret_tables},
     channels::{
-        ChannelConfig, ChannelRow, EmailChannel, NoticeEvent, TelegramChannel, WebhookChannel, channel, channels,
-        channels_of, delete_channel, is_email_address, put_channel, seal_channel,
+        ChannelConfig, ChannelRow, EmailChannel, TelegramChannel, WebhookChannel, channel, channel_by_id, channels,
+        channels_called, channels_of, delete_channel, put_channel, seal_channel,
     },
     databases::{
         DatabaseRow, DatabaseUse, add_database, database_page, database_url, database_use, databases, delete_database,
@@ -44,6 +44,8 @@ pub use self::{
         storage, storage_use, storages, update_storage,
     },
 };
+
+pub use crate::notice::{NoticeEvent, is_email_address};
 
 /// A name that is safe in a path, a log line and a command: begins with a letter or digit, then also '.', '_' and '-'.
 pub fn is_plain_name(name: &str, most_bytes: usize) -> bool {

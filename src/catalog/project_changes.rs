@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use sqlx::{PgExecutor, PgPool};
 
-use super::{ManageError, Managed, Project, ProjectScope};
-use crate::{ids::ProjectId, tenant::Scope};
+use super::{FileSource, ManageError, Managed, Project, ProjectScope};
+use crate::{ids::ProjectId, proof_record::ProofLevel, tenant::Scope};
 
 /// What a project says about its backups in the place of the configuration. Kept in `settings`, where a platform may keep things of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct ProjectSettings {
     pub storages: Vec<String>,
     /// How many days its backups are kept. None: as configured.
     pub retention_days: Option<u32>,
+    /// How much is proved when its database is dumped. None: as configured.
+    pub proof: Option<ProofLevel>,
 }
 
 impl ProjectSettings {
@@ -23,6 +25,7 @@ impl ProjectSettings {
         Self {
             storages: names.iter().filter_map(|name| Some(name.as_str()?.to_owned())).collect(),
             retention_days: days.filter(|days| (1..=MAX_RETENTION_DAYS).contains(days)),
+            proof: settings.get("proof").and_then(Value::as_str).and_then(|word| word.parse().ok()),
         }
     }
 }
@@ -49,13 +52,17 @@ pub struct ProjectChanges {
     /// Empty: those of the configuration's choice.
     pub storages: Option<Vec<String>>,
     pub retention_days: Option<Option<u32>>,
+    /// Where its files are; the inner `None`: it has none. Written by `jobs::request::put_files`.
+    pub files: Option<Option<FileSource>>,
+    /// The inner `None`: as configured.
+    pub proof: Option<Option<ProofLevel>>,
 }
 
 /// Holds a project within reach until the transaction ends.
 pub async fn lock_project(executor: impl PgExecutor<'_>, scope: &Scope, id: &str) -> Result<Project, ManageError> {
     sqlx::query_as!(
         Project,
-        "SELECT id, name, slug, organization_id, status, backup_scope, schema_name, database_name, settings, created_at
+        "SELECT id, name, slug, organization_id, status, backup_scope, schema_name, database_name, settings, files, created_at
          FROM control_plane.projects
          WHERE id = $1 AND ($2::text[] IS NULL OR id = ANY($2)) AND ($3::text IS NULL OR organization_id = $3) FOR UPDATE",
         id,
@@ -79,7 +86,9 @@ pub async fn change_project(
         Some(ProjectScope::WholeDatabase) => (Some("database"), None),
     };
     let mut settings = project.settings.clone();
-    if !settings.is_object() && (changes.storages.is_some() || changes.retention_days.is_some()) {
+    if !settings.is_object()
+        && (changes.storages.is_some() || changes.retention_days.is_some() || changes.proof.is_some())
+    {
         settings = json!({});
     }
     if let Some(object) = settings.as_object_mut() {
@@ -93,6 +102,11 @@ pub async fn change_project(
             Some(Some(days)) => drop(object.insert("retention_days".to_owned(), json!(days))),
             None => {}
         }
+        match changes.proof {
+            Some(None) => drop(object.remove("proof")),
+            Some(Some(level)) => drop(object.insert("proof".to_owned(), json!(level))),
+            None => {}
+        }
     }
     Ok(sqlx::query_as!(
         Project,
@@ -101,7 +115,7 @@ pub async fn change_project(
              backup_scope = coalesce($6, backup_scope), schema_name = CASE WHEN $6::text IS NULL THEN schema_name ELSE $7 END,
              database_name = CASE WHEN $8 THEN $9 ELSE database_name END, settings = $10, updated_at = now()
          WHERE id = $1
-         RETURNING id, name, slug, organization_id, status, backup_scope, schema_name, database_name, settings, created_at",
+         RETURNING id, name, slug, organization_id, status, backup_scope, schema_name, database_name, settings, files, created_at",
         project.id,
         changes.name,
         changes.status,
@@ -158,7 +172,7 @@ pub async fn project_page(
 ) -> Result<Vec<Project>, ManageError> {
     Ok(sqlx::query_as!(
         Project,
-        "SELECT id, name, slug, organization_id, status, backup_scope, schema_name, database_name, settings, created_at
+        "SELECT id, name, slug, organization_id, status, backup_scope, schema_name, database_name, settings, files, created_at
          FROM control_plane.projects
          WHERE ($1::text[] IS NULL OR id = ANY($1)) AND ($2::text IS NULL OR organization_id = $2)
            AND ($3::text IS NULL OR status = $3) AND ($4::text IS NULL OR organization_id = $4)

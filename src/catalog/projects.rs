@@ -27,6 +27,9 @@ pub struct Project {
     pub database_name: Option<String>,
     #[schema(value_type = Object)]
     pub settings: serde_json::Value,
+    /// Where its files are, as [`FileSource`](super::FileSource) is written.
+    #[schema(value_type = Option<Object>)]
+    pub files: Option<serde_json::Value>,
     pub created_at: DateTime<Utc>,
 }
 
@@ -90,7 +93,7 @@ impl Project {
 }
 
 /// What schemas may not be called: Holdfast's own beside the tenants', and PostgreSQL's.
-const RESERVED_PREFIXES: &[&str] = &["hf_before_", "hf_undone_", "hf_restore", "pg_"];
+const RESERVED_PREFIXES: &[&str] = &["hf_before_", "hf_undone_", "hf_restore", "hf_new_", "pg_"];
 
 /// Longest name in PostgreSQL, in bytes (`NAMEDATALEN - 1`).
 const LONGEST_NAME: usize = 63;
@@ -137,7 +140,7 @@ pub async fn add_project(executor: impl PgExecutor<'_>, new: &NewProject) -> Res
         Project,
         "INSERT INTO control_plane.projects (id, name, slug, organization_id, backup_scope, schema_name, database_name)
          VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING
-         RETURNING id, name, slug, organization_id, status, backup_scope, schema_name, database_name, settings, created_at",
+         RETURNING id, name, slug, organization_id, status, backup_scope, schema_name, database_name, settings, files, created_at",
         new.id.as_str(),
         new.name,
         new.slug,
@@ -176,7 +179,7 @@ pub async fn set_scope(
 pub async fn project(executor: impl PgExecutor<'_>, scope: &Scope, id: &str) -> Result<Project, CatalogError> {
     sqlx::query_as!(
         Project,
-        "SELECT id, name, slug, organization_id, status, backup_scope, schema_name, database_name, settings, created_at
+        "SELECT id, name, slug, organization_id, status, backup_scope, schema_name, database_name, settings, files, created_at
          FROM control_plane.projects
          WHERE id = $1 AND ($2::text[] IS NULL OR id = ANY($2)) AND ($3::text IS NULL OR organization_id = $3)",
         id,
@@ -192,7 +195,7 @@ pub async fn project(executor: impl PgExecutor<'_>, scope: &Scope, id: &str) -> 
 pub async fn projects(pool: &PgPool, scope: &Scope) -> Result<Vec<Project>, CatalogError> {
     Ok(sqlx::query_as!(
         Project,
-        "SELECT id, name, slug, organization_id, status, backup_scope, schema_name, database_name, settings, created_at
+        "SELECT id, name, slug, organization_id, status, backup_scope, schema_name, database_name, settings, files, created_at
          FROM control_plane.projects
          WHERE ($1::text[] IS NULL OR id = ANY($1)) AND ($2::text IS NULL OR organization_id = $2) ORDER BY id",
         scope.project_ids(),

@@ -1,4 +1,4 @@
-//! `holdfast backup`: asks for a backup of a project's database or log, and with `--wait` sees it through.
+//! `holdfast backup`: asks for a backup of a project's database, log or files, and with `--wait` sees it through.
 
 use serde_json::json;
 
@@ -13,10 +13,11 @@ use crate::{
         queue::{self, Job},
         request::{self, Asked, DateRange, Export, ExportLogs, ExportStorage, Moment},
     },
+    proof_record::ProofLevel,
     report,
 };
 
-/// Take a backup of a project: of its database, or with --type logs of its log.
+/// Take a backup of a project: of its database, or with --type logs of its log, or with --type storage of its files.
 ///
 /// Queues a job. With --wait, waits until it has ended and shows the backup; when no worker is alive, the job is worked on in this
 /// process. Exit code 4 when the backup failed.
@@ -53,6 +54,10 @@ pub struct Args {
     storage: Vec<String>,
     #[command(flatten)]
     part: Part,
+    /// full: a digest of every table's rows is taken while they are dumped; counts: rows are counted; off [default: the project's, else
+    /// backup.proof].
+    #[arg(long, value_name = "LEVEL")]
+    proof: Option<ProofLevel>,
     /// Where in the storages, below their prefix: {project_id}, {timestamp} and {format} stand for their values; the backup's short id and
     /// the extension are added [default: backups/{project_id}/backup-{timestamp}].
     #[arg(long, value_name = "TEMPLATE")]
@@ -101,8 +106,10 @@ impl Args {
     /// # Errors
     /// The options do not fit the type.
     fn request(&self) -> Result<Asked, Failure> {
-        if self.r#type != BackupType::Database && (self.storage_path.is_some() || !self.part.is_everything()) {
-            let message = "--storage-path and what chooses tables belong to --type database";
+        if self.r#type != BackupType::Database
+            && (self.storage_path.is_some() || self.proof.is_some() || !self.part.is_everything())
+        {
+            let message = "--storage-path, --proof and what chooses tables belong to --type database";
             return Err(Failure::refused("usage", message).hint("Leave them out, or back up the database."));
         }
         if self.r#type != BackupType::Logs && (self.since.is_some() || self.until.is_some()) {
@@ -119,6 +126,7 @@ impl Args {
                 tables: self.part.tables.clone(),
                 exclude_tables: self.part.exclude_tables.clone(),
                 exclude_table_data: self.part.exclude_table_data.clone(),
+                proof: self.proof,
                 expires_at: self.expires_at,
                 caption: self.caption.clone(),
                 notify_email: self.notify_email.clone(),

@@ -5,7 +5,10 @@ use serde_json::json;
 
 use super::{Context, Exit, Failure, open};
 use crate::{
-    jobs::catalog::{Adopt, Rebuild, Rebuilt},
+    jobs::{
+        authentic::TakeUp,
+        catalog::{Adopt, Rebuild, Rebuilt},
+    },
     report::{self, Table, one_line},
 };
 
@@ -23,7 +26,8 @@ enum What {
     ///
     /// Reads every manifest. A row that is there is never changed, and a backup that was deleted does not come back; a second run changes
     /// nothing. A project that is not there is made, with the schema that its newest backup was taken of. Have the key in its place before: a
-    /// backup whose manifest cannot be decrypted is listed, but not restored. Exit code 6 when something was left out or is damaged.
+    /// backup whose manifest cannot be decrypted is listed, but not restored, and one that was sealed with a key that is not accepted here
+    /// (seal.key, seal.accepted_keys) is left out. Exit code 6 when something was left out or is damaged.
     #[command(after_help = "Examples:
   holdfast catalog rebuild --dry-run                says what would be written
   holdfast catalog rebuild
@@ -32,6 +36,10 @@ enum What {
         /// A storage to read; may be repeated [default: every configured one].
         #[arg(long, value_name = "NAME")]
         storage: Vec<String>,
+        /// Take manifests without a seal as well: those that were written before there were seals. Nothing proves that the storage tells
+        /// the truth.
+        #[arg(long)]
+        allow_unsealed: bool,
         /// Look at everything, write nothing.
         #[arg(long)]
         dry_run: bool,
@@ -39,12 +47,13 @@ enum What {
 }
 
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
-    let What::Rebuild { storage, dry_run } = args.what;
+    let What::Rebuild { storage, allow_unsealed, dry_run } = args.what;
     let config = context.config_and_log()?;
     open::with(&config, async |opened| {
         let app = &opened.app;
         let names = if storage.is_empty() { app.storages.keys() } else { storage };
-        let mut rebuild = Rebuild::new(app, &context.caller, Adopt::Everything, dry_run);
+        let mut rebuild =
+            Rebuild::new(app, &context.caller, Adopt::Everything, dry_run).taking(TakeUp::unsealed_if(allow_unsealed));
         let mut reports = Vec::new();
         for name in &names {
             reports.push(rebuild.storage(name).await?);
@@ -89,6 +98,12 @@ pub(super) fn tell_problems(context: &Context, reports: &[Rebuilt]) -> anyhow::R
                 "{} backups in storage {} cannot be restored yet: the key to their manifests is not here. Put it in its place and \
                  run this again.",
                 report.without_key, report.storage
+            ));
+        }
+        if report.unsealed > 0 {
+            context.warn(&format!(
+                "{} backups in storage {} were taken up although nothing proves what their manifests say.",
+                report.unsealed, report.storage
             ));
         }
         for problem in &report.problems {

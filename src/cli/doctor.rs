@@ -70,6 +70,7 @@ pub async fn run(context: &Context, _args: Args) -> anyhow::Result<()> {
     service::tls(&mut findings, &config);
     service::metrics(&mut findings, &config).await;
     service::traces(&mut findings, &config);
+    service::mail(&mut findings, &config).await;
     checks::storages(&mut findings, &config).await;
     let tools = Tools::discover(&config.tools).await;
     checks::control_plane(&mut findings, &config, &tools).await;

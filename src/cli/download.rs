@@ -20,6 +20,7 @@ use crate::{
     artifact::{Compression, Encoding, Encryption, Fingerprint},
     db,
     history::{self, Backup, BackupStatus, Copy, Event},
+    jobs::authentic::{self, Compare, Refusal},
     keys,
     report::{self, StdoutClosed},
     storage::{self, Storage},
@@ -102,11 +103,15 @@ async fn fetch<'a>(
     let mut sources = sources.iter().peekable();
     while let Some(source) = sources.next() {
         let decoder = args.decrypt.then(|| Decoder::new(opened, source, args.identity.as_deref())).transpose()?;
-        let can_fall_back = (target.is_some() || decoder.is_some()) && sources.peek().is_some();
-        let written = match (target, decoder) {
-            (Some(path), decoder) => to_file(source, decoder, path).await,
-            (None, Some(decoder)) => decoded_to_stdout(source, decoder).await,
-            (None, None) => source.copy_to(Box::new(io::stdout())).await,
+        let has_more = sources.peek().is_some();
+        let proved = source.prove(&opened.app).await;
+        // What has been written to standard output is not taken back.
+        let can_fall_back = (target.is_some() || decoder.is_some() || proved.is_err()) && has_more;
+        let written = match (proved, target, decoder) {
+            (Err(refusal), ..) => Err(refusal),
+            (Ok(()), Some(path), decoder) => to_file(source, decoder, path).await,
+            (Ok(()), None, Some(decoder)) => decoded_to_stdout(source, decoder).await,
+            (Ok(()), None, None) => source.copy_to(Box::new(io::stdout())).await,
         };
         match &written {
             Err(error) if can_fall_back && is_of_the_copy(error) => {
@@ -173,6 +178,21 @@ impl Source {
                 .into()),
         };
         fitting.into_iter().map(source).collect()
+    }
+
+    /// Fails unless record, sealed manifest and place agree.
+    async fn prove(&self, app: &App) -> anyhow::Result<()> {
+        let at = self.copy.locator().context("the copy's locator cannot be read")?;
+        let checked = authentic::check(app, &self.backup, self.storage.as_ref(), &at, Compare::Head).await;
+        let told = |message| format!("the copy in storage {:?} is not read: {message}", self.copy.storage);
+        match checked {
+            Ok(_) => Ok(()),
+            Err(Refusal::Storage(error)) => Err(error.into()),
+            Err(Refusal::Forged { code, message }) => Err(Failure::new(Exit::Damage, code, told(message)).into()),
+            Err(Refusal::Unproved { code, message, hint }) => {
+                Err(Failure::new(Exit::Damage, code, told(message)).hint(hint).into())
+            }
+        }
     }
 
     fn encoding(&self) -> anyhow::Result<Encoding> {

@@ -298,6 +298,9 @@ mod tests {
     fn failures_are_written_for_people_and_for_programs() {
         let failure = Failure::refused("a.b", "no").hint("Try again.");
         assert_eq!(failure.render(false), "error: no\nhint: Try again.\n");
-        assert_eq!(failure.render(true), "{\"error\":{\"code\":\"a.b\",\"hint\":\"Try again.\",\"message\":\"no\"}}\n");
+        let line = failure.render(true);
+        assert!(line.ends_with("}\n") && line.lines().count() == 1, "{line}");
+        let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(said, serde_json::json!({ "error": { "code": "a.b", "message": "no", "hint": "Try again." } }));
     }
 }

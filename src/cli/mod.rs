@@ -19,6 +19,7 @@ mod job;
 mod key;
 mod list;
 mod migrate;
+mod notify;
 pub mod open;
 mod pin;
 mod project;
@@ -127,6 +128,7 @@ pub enum Command {
     Storage(storage::Args),
     Database(database::Args),
     Channel(channel::Args),
+    Notify(notify::Args),
     Catalog(catalog::Args),
     Job(job::Args),
     Audit(audit::Args),
@@ -289,6 +291,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Storage(args) => storage::run(context, args).await,
         Command::Database(args) => database::run(context, args).await,
         Command::Channel(args) => channel::run(context, args).await,
+        Command::Notify(args) => notify::run(context, args).await,
         Command::Catalog(args) => catalog::run(context, args).await,
         Command::Job(args) => job::run(context, args).await,
         Command::Audit(args) => audit::run(context, args).await,

@@ -123,6 +123,7 @@ async fn add(context: &Context, args: Add) -> anyhow::Result<()> {
             what,
             storages: Vec::new(),
             retention_days: None,
+            files: None,
         };
         let added = manage::add(&opened.app, &context.caller, new).await?;
         if let Some(warning) = &added.warning {

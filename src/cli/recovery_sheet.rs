@@ -45,6 +45,11 @@ fn sheet(config: &Config) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let secrets: Vec<&str> = text.lines().map(str::trim).filter(|line| line.starts_with("AGE-SECRET-KEY-")).collect();
     let recipients: Vec<String> = identities.recipients().iter().map(ToString::to_string).collect();
+    let seals: Vec<String> = if KeyFiles::of(config).seal.exists() {
+        super::key::seals(config)?.1.accepted().map(|key| format!("{key}  (key {})", key.id())).collect()
+    } else {
+        vec!["none yet: it is made at the first start; print this page again then".to_owned()]
+    };
     let storages: Vec<String> =
         config.storages.iter().map(|(name, storage)| format!("  {name}: {}", place(storage))).collect();
     Ok(format!(
@@ -65,6 +70,11 @@ Secret key (age, X25519; the line is the whole content of a key file)
 Its public half, to which backups are encrypted
 
   {recipients}
+
+Public keys that check who wrote a manifest (seal.accepted_keys of a new
+installation; docs/recovery.md tells how to do it with openssl)
+
+  {seals}
 
 Where the backups are
 
@@ -96,6 +106,7 @@ own client programs (version 15.20, 16.16, 17.12, 18.7 or later)
         date = report::instant(Clock::System.now()),
         secrets = secrets.join("\n  "),
         recipients = recipients.join("\n  "),
+        seals = seals.join("\n  "),
         storages = storages.join("\n"),
     ))
 }

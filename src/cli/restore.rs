@@ -25,16 +25,34 @@ use crate::{
   holdfast restore latest:acme                      says what would be replaced
   holdfast restore latest:acme --confirm --wait
   holdfast restore 0199ab12 --confirm --wait --json
-  holdfast restore latest:warehouse --target-database warehouse_check --confirm --wait")]
+  holdfast restore latest:warehouse --target-database warehouse_check --confirm --wait
+  holdfast restore latest:acme --target-schema acme_copy --confirm --wait
+  holdfast restore latest:acme --target-server staging --target-database acme --create-database --confirm --wait
+  holdfast restore latest:acme --table orders --table order_items --confirm --wait")]
 pub struct Args {
     /// An id, its unique beginning, or latest:PROJECT.
     backup: String,
     /// Really do it.
     #[arg(long)]
     confirm: bool,
-    /// For a whole-database project: the name of the new database [default: one is made].
+    /// Another database; for a whole-database project the name of the new one [default: one is made].
     #[arg(long, value_name = "NAME")]
     target_database: Option<String>,
+    /// Make the database that --target-database names.
+    #[arg(long, requires = "target_database")]
+    create_database: bool,
+    /// To the server of this database, which the control plane knows by name [default: the project's own].
+    #[arg(long, value_name = "NAME")]
+    target_server: Option<String>,
+    /// A copy under this name; nothing is replaced.
+    #[arg(long, value_name = "NAME")]
+    target_schema: Option<String>,
+    /// Only this table, into the new schema hf_tables_…, out of a backup in the format custom or tar. May be repeated.
+    #[arg(long = "table", value_name = "NAME")]
+    tables: Vec<String>,
+    /// Replace the schema even when objects outside it (foreign keys, views, publications) refer to it.
+    #[arg(long)]
+    allow_detached_references: bool,
     /// Wait until it has ended.
     #[arg(long)]
     wait: bool,
@@ -48,10 +66,18 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     open::with(&config, async |opened| {
         let app = &opened.app;
         let backup = resolve::backup(app, context, &args.backup).await?;
+        let request = RestoreRequest {
+            backup_id: backup.backup_id(),
+            target_database: args.target_database,
+            target_server: args.target_server,
+            target_schema: args.target_schema,
+            create_database: args.create_database,
+            tables: args.tables,
+            allow_detached_references: args.allow_detached_references,
+        };
         if !args.confirm {
-            return dry_run(app, context, &backup, args.target_database.as_deref()).await;
+            return dry_run(app, context, &backup, &request).await;
         }
-        let request = RestoreRequest { backup_id: backup.backup_id(), target_database: args.target_database };
         let job = request::restore(app, &context.caller, &request, args.idempotency_key.as_deref()).await?;
         if !args.wait {
             return queued(app, context, &job).await;
@@ -63,10 +89,10 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
 }
 
 /// Says what would be replaced, and refuses.
-async fn dry_run(app: &App, context: &Context, backup: &Backup, target: Option<&str>) -> anyhow::Result<()> {
+async fn dry_run(app: &App, context: &Context, backup: &Backup, request: &RestoreRequest) -> anyhow::Result<()> {
     let project = catalog::project(&app.pool, &context.caller.scope(), &backup.project_id).await?;
     let is_of_files = backup.r#type == BackupType::Storage.as_str();
-    let replaced = if is_of_files { replaced_files(app, &project).await? } else { replaced(&project, target) };
+    let replaced = if is_of_files { replaced_files(app, &project).await? } else { replaced(&project, request) };
     let files = backup.manifest().and_then(|manifest| Some(manifest.body.files()?.file_count));
     let now = app.clock.now();
     if context.is_json() {
@@ -91,7 +117,7 @@ async fn dry_run(app: &App, context: &Context, backup: &Backup, target: Option<&
             ("files", files.map(|n| n.to_string())),
             ("project", Some(format!("{} ({})", project.id, project.name))),
             ("would replace", Some(replaced.clone())),
-            ("undo", if is_of_files { Some(kept_note(app)) } else { undo_note(app, &project) }),
+            ("undo", if is_of_files { Some(kept_note(app)) } else { undo_note(app, &project, request) }),
         ]))?;
     }
     if !backup.is(BackupStatus::Completed) {
@@ -107,13 +133,34 @@ async fn dry_run(app: &App, context: &Context, backup: &Backup, target: Option<&
         .into())
 }
 
-fn replaced(project: &Project, target: Option<&str>) -> String {
+fn replaced(project: &Project, request: &RestoreRequest) -> String {
     let database = project.database_name.as_ref().map(|name| format!(" of database {name}")).unwrap_or_default();
-    match (project.scope(), target) {
-        (ProjectScope::Schema(schema), _) => format!("schema {schema:?}{database} and everything in it"),
+    let place = [("database", &request.target_database), ("server", &request.target_server)]
+        .iter()
+        .filter_map(|(what, name)| Some(format!(" of {what} {:?}", name.as_ref()?)))
+        .collect::<String>();
+    match (project.scope(), &request.target_database) {
         (ProjectScope::WholeDatabase, Some(target)) => format!("nothing: it goes into the new database {target:?}"),
         (ProjectScope::WholeDatabase, None) => "nothing: it goes into a new database".to_owned(),
+        (ProjectScope::Schema(_), _) if !request.tables.is_empty() => {
+            format!("nothing: {} go into a new schema hf_tables_…{place}", request.tables.join(", "))
+        }
+        (ProjectScope::Schema(schema), _) if is_copy(request) => {
+            format!(
+                "nothing: it goes into the new schema {:?}{place}",
+                request.target_schema.as_ref().unwrap_or(&schema)
+            )
+        }
+        (ProjectScope::Schema(schema), _) => format!("schema {schema:?}{database} and everything in it"),
     }
+}
+
+/// Whether it goes elsewhere, and replaces nothing.
+fn is_copy(request: &RestoreRequest) -> bool {
+    !request.tables.is_empty()
+        || request.target_schema.is_some()
+        || request.target_database.is_some()
+        || request.target_server.is_some()
 }
 
 async fn replaced_files(app: &App, project: &Project) -> anyhow::Result<String> {
@@ -126,8 +173,8 @@ async fn replaced_files(app: &App, project: &Project) -> anyhow::Result<String> 
     })
 }
 
-fn undo_note(app: &App, project: &Project) -> Option<String> {
-    (project.scope() != ProjectScope::WholeDatabase).then(|| kept_note(app))
+fn undo_note(app: &App, project: &Project, request: &RestoreRequest) -> Option<String> {
+    (project.scope() != ProjectScope::WholeDatabase && !is_copy(request)).then(|| kept_note(app))
 }
 
 fn kept_note(app: &App) -> String {
@@ -165,7 +212,10 @@ pub(super) async fn outcome(app: &App, context: &Context, job: &Job) -> anyhow::
             ("job", Some(job.id.to_string())),
             ("status", Some(job.status.clone())),
             ("outcome", outcome),
+            ("schema", of_result(job, "schema").and_then(Value::as_str).map(str::to_owned)),
             ("database", of_result(job, "database").and_then(Value::as_str).map(str::to_owned)),
+            ("server", of_result(job, "server").and_then(Value::as_str).map(str::to_owned)),
+            ("way", of_result(job, "way").and_then(Value::as_str).map(str::to_owned)),
             ("prefix", job.result.as_ref().and_then(|r| r.pointer("/files/prefix")?.as_str().map(str::to_owned))),
             ("took", took),
             ("undo", undo_until.map(|until| format!("holdfast undo {}   (until {})", job.id, instant(until)))),

@@ -91,8 +91,7 @@ fn announce(context: &Context, opened: &Opened, url: &str, setup: Option<&SetupT
     report::print(&format!("listening on {url} (documentation at {url}/docs), control plane {control}\n"))?;
     let Some(token) = setup else { return Ok(()) };
     report::print(&format!(
-        "there is no operator yet: send {{\"token\": \"{}\", \"name\": …, \"password\": …}} to {url}/auth/setup within an hour, \
-         or use `holdfast user add --role operator`\n",
+        "there is no operator yet: open {url}/setup#{} within an hour, or use `holdfast user add --role operator`\n",
         // For whoever started the program, this once.
         token.expose()
     ))

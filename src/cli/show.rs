@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{Context, open, resolve};
 use crate::{
     app::App,
+    artifact::BackupType,
     byte_size::ByteSize,
     clock::Timestamp,
     history::{self, Backup, Copy, PastEvent},
@@ -113,7 +114,7 @@ fn describe(backup: &Backup, copies: &[Copy], now: Timestamp) -> String {
         ("project", Some(backup.project_id.clone())),
         ("status", Some(backup.status.clone())),
         ("pinned", backup.pinned.then(|| "yes: it is kept whatever happens".to_owned())),
-        ("partial", backup.is_partial.then(|| "yes: it holds some of the tables, for download".to_owned())),
+        ("partial", backup.is_partial.then(|| format!("yes: it holds {}, for download", part_of(backup)))),
         ("message", backup.message.clone()),
         ("copies missing", copies_missing(backup)),
         ("type", Some(format!("{}, {}", backup.r#type, backup.backup_type))),
@@ -146,6 +147,15 @@ fn describe(backup: &Backup, copies: &[Copy], now: Timestamp) -> String {
         text.push_str(&table.render());
     }
     text
+}
+
+/// What a partial backup holds.
+fn part_of(backup: &Backup) -> &'static str {
+    match backup.r#type.parse() {
+        Ok(BackupType::Logs) => "the log lines of a range of time",
+        Ok(BackupType::Storage) => "some of the files",
+        Ok(BackupType::Database) | Err(_) => "some of the tables",
+    }
 }
 
 /// How many of the copies that were asked for are not good.

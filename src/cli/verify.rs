@@ -16,7 +16,7 @@ use crate::{
 /// Check a backup, and wait for the answer.
 ///
 /// head: every copy's size, as its storage tells it, is compared with the recorded one. read: every byte is decrypted and decompressed, and the dump's digest compared.
-/// restore: it is restored into a scratch database and its tables and rows are counted. Exit code 6 when damage or differences were
+/// restore: it is restored into a scratch database and compared with its proof, and the time is taken. Exit code 6 when damage or differences were
 /// found, 4 when the check itself could not be done.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -106,7 +106,11 @@ async fn outcome(app: &App, context: &Context, depth: Depth, job: &Job, backup: 
     if differences.is_empty() {
         return Ok(());
     }
-    let message = format!("the restored backup differs from what was dumped in {} places", differences.len());
+    let named: Vec<&str> = differences.iter().take(10).filter_map(serde_json::Value::as_str).collect();
+    let more = if differences.len() > 10 { format!(" and {} more", differences.len() - 10) } else { String::new() };
+    let count = differences.len();
+    let message =
+        format!("the restored backup differs from what was dumped in {count} places: {}{more}", named.join("; "));
     Err(Failure::new(Exit::Damage, "verify.differences", message).hint("`--json` lists them.").into())
 }
 

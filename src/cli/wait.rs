@@ -187,6 +187,7 @@ fn noun(job_type: &str) -> &'static str {
         "verify_backup" => "the verification",
         "delete_backup" => "the deletion",
         "repair_copies" => "the repair",
+        "try_import" => "the trial",
         _ => "the job",
     }
 }

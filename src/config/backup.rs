@@ -3,6 +3,7 @@ use std::num::NonZeroU32;
 use crate::{
     artifact::{Compression, Format},
     byte_size::ByteSize,
+    proof_record::ProofLevel,
 };
 
 super::section! {
@@ -30,6 +31,9 @@ super::section! {
         /// The project behind `/backup`: the configured database as a whole, made when an operator first asks for it. Its artifacts are called
         /// `backups/backup-{time}.{extension}`. Empty: there is none. Default: `holdfast-default`.
         default_project: String = "holdfast-default".to_owned();
+        /// How much of a database is proved in the dump's snapshot, to be compared after a restore. `full`: a digest of every table's rows,
+        /// which reads them a second time; `counts`: rows counted and definitions recorded; `off`: neither. See `docs/proof.md`. Default: `full`.
+        proof: ProofLevel = ProofLevel::Full;
         /// How long `pg_dump` waits for a table's lock, in seconds, before the attempt fails and is retried. Default: 60.
         lock_wait_seconds: u64 = 60;
     }

@@ -90,6 +90,7 @@ pub fn load(file: Option<&Path>, environment: &BTreeMap<String, String>) -> Resu
     read_secret_file(&mut config.database.url, config.database.url_file.as_deref(), "database.url")?;
     read_secret_file(&mut config.auth.jwt_secret, config.auth.jwt_secret_file.as_deref(), "auth.jwt_secret")?;
     read_secret_file(&mut config.metrics.token, config.metrics.token_file.as_deref(), "metrics.token")?;
+    read_secret_file(&mut config.smtp.password, config.smtp.password_file.as_deref(), "smtp.password")?;
     for (name, storage) in &mut config.storages {
         read_storage_secrets(name, storage)?;
     }
@@ -243,6 +244,8 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     config.telemetry.check().map_err(ConfigError::Invalid)?;
     config.schedules.check().map_err(ConfigError::Invalid)?;
     config.retention.check().map_err(ConfigError::Invalid)?;
+    config.notify.check().map_err(ConfigError::Invalid)?;
+    config.smtp.check().map_err(ConfigError::Invalid)?;
     if let Some(url) = &config.database.url {
         url.expose() // parsed, and the error never repeats it
             .parse::<crate::postgres::connect::ConnectInfo>()

@@ -15,17 +15,21 @@ mod listen;
 mod load;
 mod log;
 mod metrics;
+mod notify;
 mod outgoing;
 mod restore;
 mod retention;
 mod schedules;
+mod seal;
 mod secret;
 mod secrets;
+mod smtp;
 mod storage;
 mod storage_s3;
 mod storage_telegram;
 mod telemetry;
 mod tools;
+mod trials;
 mod well_known;
 mod well_known_telegram;
 mod worker;
@@ -46,17 +50,21 @@ pub use self::{
     load::{ConfigError, default_data_dir, load, settings_from_text},
     log::{LogConfig, LogFormat},
     metrics::MetricsConfig,
+    notify::NotifyConfig,
     outgoing::{IpRange, OutgoingConfig},
     restore::RestoreConfig,
     retention::RetentionConfig,
     schedules::SchedulesConfig,
+    seal::{SealConfig, Unsealed},
     secret::Secret,
     secrets::SecretsConfig,
+    smtp::{SmtpConfig, SmtpTls},
     storage::{LocalStorageConfig, StorageConfig, is_storage_name},
     storage_s3::{S3Checksum, S3StorageConfig},
     storage_telegram::{ChatId, TelegramProfile, TelegramStorageConfig},
     telemetry::TelemetryConfig,
     tools::ToolsConfig,
+    trials::TrialsConfig,
     worker::WorkerConfig,
 };
 
@@ -146,12 +154,16 @@ pub struct Config {
     pub schedules: SchedulesConfig,
     pub retention: RetentionConfig,
     pub restore: RestoreConfig,
+    pub trials: TrialsConfig,
     pub encryption: EncryptionConfig,
+    pub seal: SealConfig,
     pub files: FilesConfig,
     pub worker: WorkerConfig,
     pub tools: ToolsConfig,
     pub secrets: SecretsConfig,
     pub outgoing: OutgoingConfig,
+    pub notify: NotifyConfig,
+    pub smtp: SmtpConfig,
     pub log: LogConfig,
     pub metrics: MetricsConfig,
     pub telemetry: TelemetryConfig,
@@ -171,12 +183,16 @@ pub(crate) const SECTIONS: &[(&str, &str, &[Field])] = &[
     ("schedules", SchedulesConfig::ABOUT, SchedulesConfig::FIELDS),
     ("retention", RetentionConfig::ABOUT, RetentionConfig::FIELDS),
     ("restore", RestoreConfig::ABOUT, RestoreConfig::FIELDS),
+    ("trials", TrialsConfig::ABOUT, TrialsConfig::FIELDS),
     ("encryption", EncryptionConfig::ABOUT, EncryptionConfig::FIELDS),
+    ("seal", SealConfig::ABOUT, SealConfig::FIELDS),
     ("files", FilesConfig::ABOUT, FilesConfig::FIELDS),
     ("worker", WorkerConfig::ABOUT, WorkerConfig::FIELDS),
     ("tools", ToolsConfig::ABOUT, ToolsConfig::FIELDS),
     ("secrets", SecretsConfig::ABOUT, SecretsConfig::FIELDS),
     ("outgoing", OutgoingConfig::ABOUT, OutgoingConfig::FIELDS),
+    ("notify", NotifyConfig::ABOUT, NotifyConfig::FIELDS),
+    ("smtp", SmtpConfig::ABOUT, SmtpConfig::FIELDS),
     ("log", LogConfig::ABOUT, LogConfig::FIELDS),
     ("metrics", MetricsConfig::ABOUT, MetricsConfig::FIELDS),
     ("telemetry", TelemetryConfig::ABOUT, TelemetryConfig::FIELDS),

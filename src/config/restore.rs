@@ -1,3 +1,5 @@
+use crate::byte_size::ByteSize;
+
 super::section! {
     /// How restores are done.
     RestoreConfig, "restore" {
@@ -8,5 +10,11 @@ super::section! {
         /// Restore even with client tools older than 15.20, 16.16, 17.12 or 18.7, which can be made to run code from a crafted
         /// archive (CVE-2026-116314). Default: `false`.
         allow_vulnerable_clients: bool = false;
+        /// Load in one transaction where the server's lock table has room for all objects at once, so that whoever reads sees the old
+        /// state until the restored one takes its place. `false`: the live schema is always moved away first. Default: `true`.
+        one_transaction: bool = true;
+        /// Bytes that a restore must leave free on the target database's disk, where that is a disk of this machine.
+        /// Default: `256 MiB`.
+        keep_free: ByteSize = ByteSize::mib(256);
     }
 }

@@ -29,6 +29,7 @@ const JSON: &[&str] = &["jsonb"];
 const BIG: &[&str] = &["bigint"];
 const INT: &[&str] = &["integer"];
 const UUID: &[&str] = &["uuid"];
+const DOUBLE: &[&str] = &["double precision"];
 const BOOL: &[&str] = &["boolean"];
 const TEXTS: &[&str] = &["text[]"];
 const BYTES: &[&str] = &["bytea"];
@@ -78,6 +79,10 @@ const COLUMNS: &[Column] = &[
     text("backups", "sha256"),
     exactly("backups", "table_count", BIG),
     exactly("backups", "row_count", BIG),
+    exactly("backups", "proved_at", TIME),
+    exactly("backups", "recovery_seconds", DOUBLE),
+    exactly("backups", "differences", JSON),
+    exactly("backups", "tried_at", TIME),
     text("backups", "pg_version"),
     exactly("backups", "verified_at", TIME),
     exactly("backups", "pinned", BOOL),

@@ -136,6 +136,22 @@ pub async fn add_copy(
     Ok(added)
 }
 
+/// Asks for as many good copies of a backup that was written down again as it has copies on record, at most `most`, and never for fewer than
+/// before. What a job asked for when it took the backup stays.
+pub async fn require_found_copies(executor: impl PgExecutor<'_>, id: BackupId, most: i32) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "UPDATE control_plane.backups b
+         SET required_copies = greatest(b.required_copies, least($2, (SELECT count(*)::int FROM control_plane.backup_copies c
+                                                                       WHERE c.backup_id = b.id)))
+         WHERE b.id = $1 AND b.job_id IS NULL",
+        id.0,
+        most,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
 /// What a storage holds, as the control plane knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holding {

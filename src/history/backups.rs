@@ -71,6 +71,13 @@ pub struct Backup {
     pub expires_at: Option<DateTime<Utc>>,
     pub verified_at: Option<DateTime<Utc>>,
     pub verified_depth: Option<String>,
+    /// A trial restore showed exactly what its proof says. `null`: not yet.
+    pub proved_at: Option<DateTime<Utc>>,
+    /// How long the last trial restore took, from the first byte fetched to the last row compared.
+    pub recovery_seconds: Option<f64>,
+    /// What the last trial restore found to differ, a line each. `null`: there was none.
+    #[schema(value_type = Option<Vec<String>>)]
+    pub differences: Option<serde_json::Value>,
     pub pinned: bool,
     pub is_partial: bool,
     /// Good copies without which it does not count as safe. `null`: not asked for.
@@ -258,13 +265,68 @@ pub async fn verified(
     Ok(())
 }
 
+/// What a trial restore came to: `differences` as lines, none when it is proved. `seconds`: how long it took, if it came to its end.
+pub async fn tried(
+    executor: impl PgExecutor<'_>,
+    id: BackupId,
+    at: DateTime<Utc>,
+    seconds: Option<f64>,
+    differences: &[String],
+) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "UPDATE control_plane.backups
+         SET tried_at = $2::timestamptz, recovery_seconds = coalesce($3, recovery_seconds), differences = $4,
+             proved_at = CASE WHEN $5 THEN $2::timestamptz END,
+             message = CASE WHEN message = differences ->> 0 AND $5 THEN NULL ELSE message END
+         WHERE id = $1",
+        id.0,
+        at,
+        seconds,
+        serde_json::json!(differences),
+        differences.is_empty(),
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// The backup that is tried next by the clock, and marks it as tried: the oldest one without a trial of the project whose last trial is the
+/// longest ago. `None`: there is none that fits, one is being tried, or the budget of the last 24 hours is used up.
+pub async fn next_trial(
+    executor: impl PgExecutor<'_>,
+    now: DateTime<Utc>,
+    budget_seconds: f64,
+    max_bytes: i64,
+) -> Result<Option<BackupId>, HistoryError> {
+    let id = sqlx::query_scalar!(
+        r#"UPDATE control_plane.backups SET tried_at = $1::timestamptz
+           WHERE id = (
+               SELECT b.id FROM control_plane.backups b JOIN control_plane.projects p ON p.id = b.project_id AND p.status = 'ACTIVE'
+               WHERE b.status = 'completed' AND b.type = 'database' AND b.tried_at IS NULL AND b.proved_at IS NULL
+                 AND NOT b.is_partial AND b.format IS NOT NULL AND b.manifest IS NOT NULL AND b.content_size <= $3 AND p.id <> $4
+               ORDER BY (SELECT max(t.tried_at) FROM control_plane.backups t WHERE t.project_id = b.project_id) NULLS FIRST, b.created_at, b.id
+               LIMIT 1 FOR UPDATE OF b SKIP LOCKED)
+             AND (SELECT coalesce(sum(t.recovery_seconds), 0) FROM control_plane.backups t WHERE t.tried_at > $1::timestamptz - interval '24 hours') < $2
+             AND NOT EXISTS (SELECT 1 FROM control_plane.jobs j
+                             WHERE j.type = 'verify_backup' AND j.status IN ('pending', 'in_progress') AND j.created_by = 'system:trials')
+           RETURNING id"#,
+        now,
+        budget_seconds,
+        max_bytes,
+        crate::ids::CONTROL_PLANE_PROJECT,
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(id.map(BackupId))
+}
+
 /// One backup within reach; [`HistoryError::NoSuchBackup`] also for another's.
 pub async fn get(executor: impl PgExecutor<'_>, scope: &Scope, id: BackupId) -> Result<Backup, HistoryError> {
     sqlx::query_as!(
         Backup,
         r#"SELECT id, project_id, type AS "type", status, message, file_name, file_id, format, compression, encryption, backup_type, number,
                   size, sha256, content_size, content_sha256, table_count, row_count, pg_version, storage, s3_url, s3_region, s3_bucket,
-                  job_id, created_by, created_at, started_at, finished_at, expires_at, verified_at, verified_depth, pinned, is_partial,
+                  job_id, created_by, created_at, started_at, finished_at, expires_at, verified_at, verified_depth, proved_at, recovery_seconds, differences, pinned, is_partial,
                   required_copies, control_plane.holdfast_copies_missing(id, status, required_copies) AS "copies_missing!", manifest
            FROM control_plane.backups b
            WHERE id = $1 AND ($2::text[] IS NULL OR project_id = ANY($2))
@@ -305,7 +367,11 @@ pub async fn list(pool: &PgPool, scope: &Scope, filter: &BackupFilter) -> Result
 }
 
 /// The projects within reach; `None` is all.
-async fn projects_of(pool: &PgPool, scope: &Scope, named: Option<&str>) -> Result<Option<Vec<String>>, HistoryError> {
+pub(super) async fn projects_of(
+    pool: &PgPool,
+    scope: &Scope,
+    named: Option<&str>,
+) -> Result<Option<Vec<String>>, HistoryError> {
     if let Some(organization) = scope.organization_id() {
         let of_organization = sqlx::query_scalar!(
             "SELECT id FROM control_plane.projects WHERE organization_id = $1 AND ($2::text IS NULL OR id = $2)",
@@ -329,7 +395,7 @@ async fn list_few(pool: &PgPool, projects: &[String], filter: &BackupFilter) -> 
         Backup,
         r#"SELECT b.id, project_id, type AS "type", status, message, file_name, file_id, format, compression, encryption, backup_type, number,
                   size, sha256, content_size, content_sha256, table_count, row_count, pg_version, storage, s3_url, s3_region, s3_bucket,
-                  job_id, created_by, b.created_at, started_at, finished_at, expires_at, verified_at, verified_depth, pinned, is_partial,
+                  job_id, created_by, b.created_at, started_at, finished_at, expires_at, verified_at, verified_depth, proved_at, recovery_seconds, differences, pinned, is_partial,
                   required_copies, control_plane.holdfast_copies_missing(b.id, status, required_copies) AS "copies_missing!",
                   NULL::jsonb AS manifest
            FROM (SELECT newest.id FROM unnest($1::text[]) AS reach (id) CROSS JOIN LATERAL (
@@ -369,7 +435,7 @@ async fn list_many(
         Backup,
         r#"SELECT id, project_id, type AS "type", status, message, file_name, file_id, format, compression, encryption, backup_type, number,
                   size, sha256, content_size, content_sha256, table_count, row_count, pg_version, storage, s3_url, s3_region, s3_bucket,
-                  job_id, created_by, created_at, started_at, finished_at, expires_at, verified_at, verified_depth, pinned, is_partial,
+                  job_id, created_by, created_at, started_at, finished_at, expires_at, verified_at, verified_depth, proved_at, recovery_seconds, differences, pinned, is_partial,
                   required_copies, control_plane.holdfast_copies_missing(id, status, required_copies) AS "copies_missing!",
                   NULL::jsonb AS manifest
            FROM control_plane.backups

@@ -37,6 +37,7 @@ pub struct Copy {
     pub backup_id: Uuid,
     pub storage: String,
     /// `good`, `pending` (to be made from a good one), `failed` or `damaged`.
+    #[schema(example = "good")]
     pub status: String,
     #[schema(value_type = Option<Object>)]
     pub locator: Option<serde_json::Value>,

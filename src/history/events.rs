@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 
-use super::HistoryError;
+use super::{HistoryError, endpoints::without_endpoints};
 use crate::{
     ids::{BackupId, JobId},
     tenant::{Caller, Scope},
@@ -146,7 +146,8 @@ pub struct LogLine {
     pub message: String,
 }
 
-/// Adds a line to a job's log, which is part of the project's.
+/// Adds a line to a job's log, which is part of the project's. Its people read and export that log, and their platform may show it: the message
+/// says nothing of where databases and storages are. What the tools said word for word is kept beside it, for operators.
 pub async fn job_log(
     pool: &PgPool,
     project_id: Option<&str>,
@@ -154,27 +155,43 @@ pub async fn job_log(
     level: &str,
     message: &str,
 ) -> Result<(), HistoryError> {
+    let told = without_endpoints(message);
     sqlx::query!(
-        "INSERT INTO control_plane.project_logs (project_id, level, message, metadata) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO control_plane.project_logs (project_id, level, message, metadata, full_message) VALUES ($1, $2, $3, $4, $5)",
         project_id,
         level,
-        message,
+        told,
         serde_json::json!({ "source": "holdfast", "job_id": job }),
+        (told != message).then_some(message),
     )
     .execute(pool)
     .await?;
     Ok(())
 }
 
-/// The lines of one job's log after a given one. The caller has reached the job through its scope already.
+/// The lines of one job's log after a given one, word for word: what of it a caller may read is for `http` to say. The caller has reached the
+/// job through its scope already.
 pub async fn job_log_lines(pool: &PgPool, job: JobId, after: i64) -> Result<Vec<LogLine>, HistoryError> {
     Ok(sqlx::query_as!(
         LogLine,
-        r#"SELECT id::bigint AS "id!", created_at AS at, level, message FROM control_plane.project_logs
+        r#"SELECT id::bigint AS "id!", created_at AS at, level, coalesce(full_message, message) AS "message!" FROM control_plane.project_logs
          WHERE metadata ? 'job_id' AND metadata ->> 'job_id' = $1 AND id > $2 ORDER BY id LIMIT 10000"#,
         job.to_string(),
         after,
     )
     .fetch_all(pool)
     .await?)
+}
+
+/// The last lines of one job's log in their order, `most` at most; else as [`job_log_lines`].
+pub async fn job_log_tail(pool: &PgPool, job: JobId, most: i64) -> Result<Vec<LogLine>, HistoryError> {
+    let rows: Vec<(i64, DateTime<Utc>, String, String)> = sqlx::query_as(
+        "SELECT id::bigint, created_at, level, coalesce(full_message, message) FROM control_plane.project_logs
+         WHERE metadata ? 'job_id' AND metadata ->> 'job_id' = $1 ORDER BY id DESC LIMIT $2",
+    )
+    .bind(job.to_string())
+    .bind(most)
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().rev().map(|(id, at, level, message)| LogLine { id, at, level, message }).collect())
 }

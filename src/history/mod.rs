@@ -10,11 +10,13 @@ mod backups;
 mod census;
 mod copies;
 mod deletions;
+mod endpoints;
 mod events;
 mod keeping;
 mod ledger;
 mod notices;
 mod outbox;
+mod overview;
 mod recorded;
 mod restores;
 mod single;
@@ -23,7 +25,7 @@ mod stale;
 mod stats;
 
 pub use self::{
-    adopted::{FoundCopy, Holding, Recorded, add_copy, adopt, fill_in, holdings, recorded},
+    adopted::{FoundCopy, Holding, Recorded, add_copy, adopt, fill_in, holdings, recorded, require_found_copies},
     answers::{CallStanding, KeptAnswer, KeyedCall, begin_answer, forget_call, forget_old_answers, keep_answer},
     audit::{AuditEntry, AuditFilter, audit_entries},
     audit_chain::{ChainError, ChainKey, Head, chain_head, forget_links, link},
@@ -31,7 +33,7 @@ pub use self::{
     audit_verify::{Finding, Verified, Wrong, verify_chain},
     backups::{
         Backup, BackupFilter, BackupStatus, Completed, NewBackup, close, complete, create, get, ids_between, list,
-        set_s3_address, start, verified,
+        next_trial, set_s3_address, start, tried, verified,
     },
     census::{LastSuccess, Troubles, last_successes, troubles},
     copies::{
@@ -42,14 +44,24 @@ pub use self::{
         DoomedCopy, Held, StuckDeletion, bury, copy_deleted, copy_not_deleted, deletion_stuck, doomed_copies, hold,
         is_buried, set_pinned, set_status, stuck_deletions,
     },
-    events::{Event, LogLine, PastEvent, PeopleEvent, events, job_log, job_log_lines, record, record_people},
+    endpoints::without_endpoints,
+    events::{
+        Event, LogLine, PastEvent, PeopleEvent, events, job_log, job_log_lines, job_log_tail, record, record_people,
+    },
     keeping::{
         Expiring, KeptBackup, announce_expiring, hold_good, is_read, kept_backups, project_settings,
         projects_with_backups, set_expiry,
     },
     ledger::PgLedger,
-    notices::{NewNotice, OnceNotice, add_notice, add_notice_once},
+    notices::{
+        BackupFacts, Claim, DueNotice, NewNotice, NoticeCensus, NoticeEnd, NoticeRow, NoticeStatus, add_notice,
+        backup_facts, claim_notices, end_notice, forget_notices, give_up_notices, notice_census, notices,
+        postpone_notices, retry_notice,
+    },
     outbox::{Flushed, Outbox, OutboxEntry, OutboxError, Waiting},
+    overview::{
+        Day, Kept, SoonGone, StandingFilter, StandingProject, days, kept_by_storage, soon_gone, standing_projects,
+    },
     recorded::{
         DatabaseRecord, FailedFile, ForeignFile, NOT_CHECKED, RecordError, StoredFile, record_failed, record_foreign,
         record_stored, require_project,
@@ -61,7 +73,8 @@ pub use self::{
     single::{forget, id_of_newest_good, id_of_number, is_name_taken, rename},
     spare_ledger::SpareLedger,
     stale::{
-        ProtectedProject, StaleProject, end_stale, newest_notify_email, protected_projects, raise_stale, stale_projects,
+        ProtectedProject, StaleProject, end_stale, newest_notify_email, protected_projects, raise_stale, stale_count,
+        stale_projects,
     },
     stats::{Stats, stats},
 };

@@ -95,6 +95,13 @@ pub struct StaleProject {
     pub allowed_seconds: i64,
 }
 
+/// How many projects are stale now.
+pub async fn stale_count(executor: impl PgExecutor<'_>) -> Result<i64, HistoryError> {
+    Ok(sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM control_plane.stale_projects"#)
+        .fetch_one(executor)
+        .await?)
+}
+
 /// The projects within reach that are stale now, the longest first.
 pub async fn stale_projects(pool: &PgPool, scope: &Scope) -> Result<Vec<StaleProject>, HistoryError> {
     Ok(sqlx::query_as!(

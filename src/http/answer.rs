@@ -25,6 +25,11 @@ impl<T: Serialize> IntoResponse for Data<T> {
     }
 }
 
+/// 201 with what was made.
+pub fn created<T: Serialize>(data: T) -> Response {
+    (StatusCode::CREATED, Data { data }).into_response()
+}
+
 /// One page of a list, newest first.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Page<T> {
@@ -55,6 +60,17 @@ impl<T> Page<T> {
 pub struct Cursor {
     pub at: DateTime<Utc>,
     pub id: Uuid,
+}
+
+impl Cursor {
+    /// Where the page begins that a caller asks for: behind this row. `None` is the first page.
+    ///
+    /// # Errors
+    /// The text is none that a page before has given.
+    pub fn read(text: Option<&str>) -> Result<Option<(DateTime<Utc>, Uuid)>, Problem> {
+        let cursor = text.map(str::parse::<Self>).transpose()?;
+        Ok(cursor.map(|cursor| (cursor.at, cursor.id)))
+    }
 }
 
 impl std::fmt::Display for Cursor {

@@ -1,5 +1,7 @@
 //! The OpenAPI document and the pages that show it. Each operation documents its success beside its handler; what all of them share
-//! (failures, the idempotency key) is added here, so that none can leave it out.
+//! (failures, the idempotency key, examples of answers) is added here, so that none can leave it out.
+
+mod examples;
 
 use axum::Router;
 use utoipa::{
@@ -42,8 +44,6 @@ use super::{
         (name = "schedules", description = "Schedules: what is backed up when, without being asked."),
         (name = "retention", description = "Retention: which backups the rules keep, and which go."),
         (name = "channels", description = "Notice channels: where news of backups goes."),
-        (name = "schedules", description = "Schedules: when backups are taken by themselves."),
-        (name = "retention", description = "Retention: what is kept, what goes, and why."),
         (name = "health", description = "Whether the service runs and can work, open to everyone; and numbers for operators."),
     ),
 )]
@@ -89,6 +89,7 @@ pub(super) fn documented(routes: OpenApiRouter<Api>) -> (Router<Api>, OpenApi) {
             }
         }
     }
+    examples::add(&mut document);
     (routes, document)
 }
 

@@ -278,8 +278,11 @@ impl From<ManageError> for Problem {
             | ManageError::ReadOnly(_)
             | ManageError::InUse { .. }
             | ManageError::Taken { .. }
-            | ManageError::Sealed { .. } => StatusCode::CONFLICT,
-            ManageError::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            | ManageError::Sealed { .. }
+            | ManageError::Source { is_conflict: true, .. } => StatusCode::CONFLICT,
+            ManageError::Invalid { .. } | ManageError::Source { is_conflict: false, .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             ManageError::Key(_) => {
                 tracing::error!(%error, "a secret cannot be sealed");
                 return Self::internal();

@@ -147,6 +147,11 @@ impl IdempotencyKey {
     pub fn as_deref(&self) -> Option<&str> {
         self.0.as_deref()
     }
+
+    /// A key of ours, for a form that may be sent twice.
+    pub const fn of(key: Option<String>) -> Self {
+        Self(key)
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {

@@ -12,6 +12,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use aws_lc_rs::hmac;
 use axum::{
     body::{Body, to_bytes},
     extract::{FromRequest, FromRequestParts, MatchedPath, Request, State, rejection::JsonRejection},
@@ -25,7 +26,6 @@ use axum::{
 };
 use bytes::Bytes;
 use chrono::Duration;
-use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use tracing::Instrument;
 use utoipa::openapi::OpenApi;
@@ -162,14 +162,14 @@ fn keyed<'a>(secret: &[u8], purpose: &str, parts: impl IntoIterator<Item = &'a [
     // A key of its own, so that what is kept here says nothing about tokens.
     let derived =
         Sha256::new().chain_update("holdfast idempotency ").chain_update(purpose).chain_update(secret).finalize();
-    let mut key = [0u8; 64];
-    key[..32].copy_from_slice(&derived);
-    let mut mac = Hmac::<Sha256>::new(&key.into());
+    let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &derived));
     for part in parts {
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part);
     }
-    mac.finalize().into_bytes().into()
+    let mut digest = [0u8; 32];
+    digest.copy_from_slice(mac.sign().as_ref());
+    digest
 }
 
 struct OwnedCall {

@@ -38,7 +38,7 @@ const MAX_HEADERS: usize = 16 * 1024;
 const ALWAYS_ANSWERED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// Nobody's calls, whatever token comes along.
-const ALWAYS_NOBODYS: [&str; 2] = ["/auth/login", "/auth/setup"];
+const ALWAYS_NOBODYS: [&str; 4] = ["/auth/login", "/auth/setup", "/login", "/setup"];
 
 /// Tokens from suspected addresses that are looked at at once: an API key takes a query.
 const SUSPECTS_AT_ONCE: usize = 2;

@@ -26,6 +26,7 @@ mod server;
 mod stalled;
 mod streams;
 mod tls;
+mod ui;
 mod witness;
 mod zero_bytes;
 
@@ -106,6 +107,7 @@ fn router_until(app: App, verifier: Verifier, stopping: CancellationToken) -> Ro
     let keys = idempotency::Keys::new(api.clone(), &document);
     routes
         .route_layer(axum::middleware::from_fn_with_state(keys, idempotency::honour))
+        .merge(ui::routes(&api))
         .with_state(api.clone())
         .merge(docs::pages(document))
         .fallback(api::no_such_route)
@@ -114,6 +116,8 @@ fn router_until(app: App, verifier: Verifier, stopping: CancellationToken) -> Ro
         .layer(DefaultBodyLimit::max(max_body))
         .layer(axum::middleware::from_fn_with_state(api.clone(), limits::guard))
         .layer(axum::middleware::from_fn_with_state(api, witness::watch))
+        // Neither limited nor witnessed: the same for everyone.
+        .merge(ui::files())
         .layer(axum::middleware::from_fn_with_state(REQUEST_LIMIT, observe::observe))
         .layer(axum::middleware::from_fn(measure::measure))
         .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, COOKIE]))

@@ -13,7 +13,7 @@ use axum::{
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::error::Problem;
+use super::{error::Problem, ui};
 
 /// The header that carries the id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -24,15 +24,22 @@ pub async fn observe(State(limit): State<Duration>, request: Request, next: Next
     let method = request.method().clone();
     let path: String = request.uri().path().chars().take(300).collect();
     let span = tracing::info_span!("request", %method, path, request_id = id);
+    let wants_page = ui::wants_page(&path, request.headers());
     async move {
         let started = Instant::now();
         let mut response = match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,
             Err(_) => Problem::timeout().into_response(),
         };
-        if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let is_told = response.extensions_mut().remove::<ui::Told>().is_some();
+        if let Some(problem) = response.extensions_mut().remove::<Problem>()
+            && !is_told
+        {
             let added = std::mem::take(response.headers_mut());
-            response = problem.render(Some(&path), Some(&id));
+            response = match wants_page {
+                true => ui::problem_page(&problem, &id),
+                false => problem.render(Some(&path), Some(&id)),
+            };
             // Such as `Allow`, which the router adds to a 405.
             for (name, value) in &added {
                 if !response.headers().contains_key(name) && name != header::CONTENT_LENGTH {

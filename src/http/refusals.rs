@@ -210,14 +210,20 @@ async fn write(api: &Api, caller: &Caller, known: &Known, refused: &Refused) -> 
     Ok(transaction.commit().await?)
 }
 
-/// What a path names.
+/// What a path of the API or of a page names.
 fn about(path: &str) -> Option<About<'_>> {
-    let mut parts = path.strip_prefix("/api/")?.split('/');
-    let (what, id) = (parts.next()?, parts.next()?);
-    match what {
-        "backup" => id.parse().ok().map(About::Backup),
-        "jobs" => id.parse().ok().map(About::Job),
-        "projects" => Some(About::Project(id)),
+    let (is_page, path) = match path.strip_prefix("/api/") {
+        Some(path) => (false, path),
+        None => (true, path.strip_prefix('/')?),
+    };
+    let mut parts = path.split('/');
+    match (parts.next()?, parts.next()?) {
+        ("backup", id) if !is_page => id.parse().ok().map(About::Backup),
+        ("backups", id) if is_page => id.parse().ok().map(About::Backup),
+        ("jobs", id) => id.parse().ok().map(About::Job),
+        // Pages of no project.
+        ("projects", "new" | "discover") if is_page => None,
+        ("projects", id) => Some(About::Project(id)),
         _ => None,
     }
 }
@@ -353,7 +359,12 @@ mod tests {
         assert!(matches!(about(&format!("/api/backup/{id}/verify")), Some(About::Backup(_))));
         assert!(matches!(about(&format!("/api/jobs/{id}")), Some(About::Job(_))));
         assert!(matches!(about("/api/projects/acme"), Some(About::Project("acme"))));
-        for path in ["/api/backup/export", "/api/users/x", "/auth/login", "/api/backup", "/"] {
+        assert!(matches!(about(&format!("/backups/{id}/restore")), Some(About::Backup(_))));
+        assert!(matches!(about(&format!("/jobs/{id}/cancel")), Some(About::Job(_))));
+        assert!(matches!(about("/projects/acme/change"), Some(About::Project("acme"))));
+        for path in
+            ["/api/backup/export", "/api/users/x", "/auth/login", "/api/backup", "/projects/new", "/people/new", "/"]
+        {
             assert!(about(path).is_none(), "{path}");
         }
     }

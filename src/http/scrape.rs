@@ -110,6 +110,8 @@ async fn ask(app: &App) -> anyhow::Result<Page> {
     let census = census::census(&mut transaction, fresh).await?;
     let successes = history::last_successes(&mut transaction).await?;
     let troubles = history::troubles(&mut transaction, app.clock.now()).await?;
+    let stale = history::stale_count(&mut *transaction).await?;
+    let notices = history::notice_census(&mut transaction, app.clock.now()).await?;
     transaction.rollback().await?;
 
     let mut page = Page::default();
@@ -147,6 +149,10 @@ async fn ask(app: &App) -> anyhow::Result<Page> {
     page.single(&metrics::DAMAGED, troubles.damaged as f64);
     page.single(&metrics::EXPIRING, troubles.expiring as f64);
     page.single(&metrics::DELETIONS, troubles.deletions as f64);
+    page.single(&metrics::STALE, stale as f64);
+    let states = [("pending", notices.pending), ("failed", notices.failed)];
+    page.family(&metrics::NOTICES, states.map(|(state, count)| (vec![state], count as f64)));
+    page.single(&metrics::NOTICES_OLDEST, notices.oldest_seconds);
     Ok(page)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! With a certificate every connection begins with a TLS handshake, which has as long as the head of a request.
 //! The process that serves also works on jobs: connections are limited in number, all together and from one address; one that does not send
-//! the head of its request in time, or takes nothing of its answer, is closed. So slow clients cannot take all descriptors, nor all places.
+//! the head of its request in time, or takes its answer too slowly, is closed. So slow clients cannot take all descriptors, nor all places.
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
-use super::{client, router_until, scrape, stalled::Unstalled, tls::Tls};
+use super::{
+    client, router_until, scrape,
+    stalled::{Pace, Unstalled},
+    tls::Tls,
+};
 use crate::{app::App, auth::jwt::Verifier};
 
 /// Connections open at once. More wait in the system's queue. Well below the 1024 or more descriptors that a process has, of which
@@ -40,11 +44,14 @@ const MAX_CONNECTIONS: usize = 512;
 /// Time for the head of a request, from the connection's beginning or the end of the answer before.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 
-/// Connections open at once from one address, or one /64 of IPv6 addresses. Proxies that are trusted bring many clients, and have no such limit.
+/// Connections open at once from one address, or one /64 of IPv6 addresses, at the most: and only while no fewer places are free than it has.
+/// So however many addresses take all that they get, one who has no connection yet finds a place: eight of them leave 56 free, and a
+/// hundred leave 5. Proxies that are trusted bring many clients, and have no such limit.
 const MAX_FROM_ONE: usize = 64;
 
-/// Time in which something of an answer must be taken, while there is something to send.
-const WRITE_WITHIN: Duration = Duration::from_secs(60);
+/// How quickly an answer must be taken, while there is something to send: 1 KiB a second on average, which leaves a minute for a client that
+/// takes none at times.
+const WRITE_PACE: Pace = Pace { bytes: 60 << 10, within: Duration::from_secs(60) };
 
 /// Connections open at once to the metrics' own address.
 const MAX_SCRAPES: usize = 16;
@@ -60,7 +67,7 @@ struct Limits {
     /// Who may have as many connections as there are.
     trusted: Vec<IpNet>,
     head_within: Duration,
-    write_within: Duration,
+    write_pace: Pace,
 }
 
 impl Default for Limits {
@@ -70,7 +77,7 @@ impl Default for Limits {
             from_one: MAX_FROM_ONE,
             trusted: Vec::new(),
             head_within: HEAD_WITHIN,
-            write_within: WRITE_WITHIN,
+            write_pace: WRITE_PACE,
         }
     }
 }
@@ -86,14 +93,14 @@ struct Place {
 }
 
 impl Open {
-    /// A place for another connection from there, unless it has all that it may have.
-    fn place(&self, from: IpAddr, limits: &Limits) -> Option<Place> {
+    /// A place for another connection from there, unless it has all that it may have while so many are `free`.
+    fn place(&self, from: IpAddr, free: usize, limits: &Limits) -> Option<Place> {
         let from = from.to_canonical();
         let is_trusted = limits.trusted.iter().any(|network| network.contains(&from));
         let block = if is_trusted { from } else { client::block(from) };
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.get(&block).copied().unwrap_or(0);
-        if count >= limits.from_one && !is_trusted {
+        if count >= limits.from_one.min(free + 1) && !is_trusted {
             return None;
         }
         open.insert(block, count + 1);
@@ -197,13 +204,13 @@ async fn serve_router(
         };
         match accepted {
             Ok((stream, from)) => {
-                let Some(place) = open.place(from.ip(), &limits) else {
+                let Some(place) = open.place(from.ip(), room.available_permits(), &limits) else {
                     tracing::debug!(%from, "there are too many connections from this address");
                     continue;
                 };
                 let (router, tls, stopping) = (router.clone(), tls.clone(), stopping.clone());
                 // Below TLS, which would answer writes that are still in its buffers.
-                let stream = Unstalled::new(stream, limits.write_within);
+                let stream = Unstalled::new(stream, limits.write_pace);
                 let connection = connection(router, tls, stream, from, limits.head_within, stopping);
                 connections.spawn(async move {
                     connection.await;
@@ -328,7 +335,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_takes_nothing_of_its_answer_is_closed_and_makes_room_for_the_next() {
-        let limits = Limits { connections: 1, write_within: Duration::from_millis(300), ..Limits::default() };
+        let write_pace = Pace { bytes: 1, within: Duration::from_millis(300) };
+        let limits = Limits { connections: 1, write_pace, ..Limits::default() };
         let (address, stop, server) = start(limits).await;
         let mut deaf = TcpStream::connect(address).await.unwrap();
         deaf.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
@@ -344,7 +352,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_reads_slowly_or_waits_long_is_served() {
-        let limits = Limits { write_within: Duration::from_millis(300), ..Limits::default() };
+        let write_pace = Pace { bytes: 1, within: Duration::from_millis(300) };
+        let limits = Limits { write_pace, ..Limits::default() };
         let (address, stop, server) = start(limits).await;
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -402,7 +411,7 @@ mod tests {
     fn a_network_of_64_bits_is_one_address_and_a_trusted_proxy_has_no_limit_of_its_own() {
         let limits = Limits { from_one: 2, trusted: vec!["10.0.0.0/8".parse().unwrap()], ..Limits::default() };
         let open = Open::default();
-        let place = |from: &str| open.place(from.parse().unwrap(), &limits);
+        let place = |from: &str| open.place(from.parse().unwrap(), 512, &limits);
         let (one, _two) = (place("2001:db8::1").unwrap(), place("2001:db8::2").unwrap());
         assert!(place("2001:db8::3").is_none() && place("2001:db8:0:1::3").is_some());
         drop(one);
@@ -411,6 +420,27 @@ mod tests {
         assert_eq!(many.len(), 100);
         drop((many, _two));
         assert!(open.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn however_many_addresses_take_all_they_get_a_newcomer_finds_a_place() {
+        for greedy in [8u8, 100, 200] {
+            let (limits, open, mut taken) = (Limits::default(), Open::default(), Vec::new());
+            let place = |from: [u8; 4], taken: usize| {
+                // The newcomer's own place is not among the free ones.
+                let free = (limits.connections - taken).checked_sub(1)?;
+                open.place(IpAddr::from(from), free, &limits)
+            };
+            for address in (0..MAX_FROM_ONE).flat_map(|_| 0..greedy) {
+                taken.extend(place([10, 0, 0, address], taken.len()));
+            }
+            assert!(taken.len() > limits.connections / 2, "{greedy}: {}", taken.len());
+            for newcomer in 0..2 {
+                let found = place([192, 0, 2, newcomer], taken.len());
+                assert!(found.is_some(), "{greedy}: {} are taken", taken.len());
+                taken.extend(found);
+            }
+        }
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ use crate::{
     keyring::{self, KeyringError},
     postgres::connect::ConnectInfo,
     storage::{self, Ledger, Storage, ledger::InMemoryLedger},
+    transform::SealKey,
 };
 
 /// Why an integration cannot be put together.
@@ -51,7 +52,7 @@ pub struct Builder {
 
 impl BackupIntegration {
     /// Everything that a configuration says. Nothing is reached yet: the database may be down. No key is made: a program that embeds Holdfast
-    /// encrypts to `encryption.recipients`, or to the key that an installation has in its data directory.
+    /// encrypts to `encryption.recipients`, or to the key that an installation has in its data directory, and seals with the one it finds there.
     ///
     /// # Errors
     /// There is no such storage, or a setting or key cannot be used.
@@ -65,7 +66,7 @@ impl BackupIntegration {
             }
         };
         let recipients = keyring::recipients(config)?;
-        Ok(Self::of(config, storage, pool, recipients).await?.build())
+        Ok(Self::of(config, storage, pool, recipients).await?.seal(keyring::seal_key(config)?).build())
     }
 
     /// The same out of an open [`App`], which can queue every job. It opens the storage once more, with a memory of its own for the time that
@@ -75,7 +76,8 @@ impl BackupIntegration {
     /// There is no such storage, or it cannot be opened.
     pub async fn new(app: &App, storage: &str) -> Result<Self, OpenError> {
         let builder = Self::of(&app.config, storage, Some(app.pool.clone()), app.keys.recipients.clone()).await?;
-        Ok(Builder { app: Some(app.clone()), ..builder.clock(app.clock.clone()) }.build())
+        let builder = builder.seal(app.keys.seals.shared_key()).clock(app.clock.clone());
+        Ok(Builder { app: Some(app.clone()), ..builder }.build())
     }
 
     /// Around a storage. `name` is what records call it: the name under which the platform's Holdfast has it in its configuration.
@@ -119,6 +121,7 @@ impl Builder {
                 max_size: ByteSize::gib(10),
                 timeout: Duration::from_secs(30 * 60),
                 is_proved: Arc::default(),
+                seal: None,
             },
             pool: None,
             outbox: None,
@@ -133,6 +136,14 @@ impl Builder {
     #[must_use]
     pub fn recipients(mut self, recipients: Vec<age::x25519::Recipient>) -> Self {
         self.sender.recipients = recipients;
+        self
+    }
+
+    /// The installation's key, which seals the manifests of files. Without it they are stored and recorded all the same, but `catalog rebuild` and
+    /// `import` take them with `--allow-unsealed` alone.
+    #[must_use]
+    pub fn seal(mut self, key: Option<Arc<SealKey>>) -> Self {
+        self.sender.seal = key;
         self
     }
 

@@ -11,7 +11,9 @@ use crate::{
     jobs::{
         JobType,
         queue::{self, Enqueued, Job, NewJob},
-        request::{self, Asked, ImportRequest, RequestError, RestoreRequest, UndoRequest, VerifyRequest},
+        request::{
+            self, Asked, ImportRequest, RequestError, RestoreRequest, TryImportRequest, UndoRequest, VerifyRequest,
+        },
     },
     tenant::Caller,
 };
@@ -52,6 +54,10 @@ impl BackupIntegration {
             JobType::ImportBackup => {
                 let request: ImportRequest = parse(payload)?;
                 Ok(request::import(app()?, &caller, &request, None).await?)
+            }
+            JobType::TryImport => {
+                let request: TryImportRequest = parse(payload)?;
+                Ok(request::try_import(app()?, &caller, &request, None).await?)
             }
             JobType::DropReplaced | JobType::RepairCopies | JobType::DeleteBackup => {
                 Err(Failure::new("job.type", format!("{job_type} is queued by Holdfast itself")))

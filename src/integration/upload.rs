@@ -26,7 +26,7 @@ use crate::{
     manifest::{self, Body, Head, Manifest},
     pipeline::{self, BackupRun, PipelineError, Progress, Stored},
     storage::{Error, ErrorKind, Locator, Storage},
-    transform::EncodeOptions,
+    transform::{EncodeOptions, SealKey},
 };
 
 /// What every sending shares.
@@ -41,6 +41,8 @@ pub(super) struct Sender {
     pub timeout: Duration,
     /// The first file in a storage is read back in full.
     pub is_proved: Arc<AtomicBool>,
+    /// Seals the manifests, where there is one.
+    pub seal: Option<Arc<SealKey>>,
 }
 
 /// A file that was checked and is ready to be sent.
@@ -198,7 +200,8 @@ impl Sender {
             Encryption::None => &[][..],
             Encryption::Age => &self.recipients,
         };
-        let error = match pipeline::publish_manifest(storage, manifest, recipients, attempt).await {
+        let error = match pipeline::publish_manifest(storage, manifest, recipients, self.seal.as_deref(), attempt).await
+        {
             Ok(locator) => return Ok(locator),
             Err(error) => error,
         };

@@ -14,6 +14,7 @@ use futures::StreamExt;
 use serde::Serialize;
 
 use super::{
+    authentic::{self, TakeUp},
     context::JobError,
     request::{self, RequestError},
 };
@@ -28,7 +29,10 @@ use crate::{
     pipeline::{self, ManifestError},
     storage::{self, ErrorKind, Locator, Storage},
     tenant::{Caller, Scope},
-    transform::DecodeError,
+    transform::{
+        DecodeError,
+        seal::{KeyId, SealError},
+    },
 };
 
 /// Which backups are taken up.
@@ -60,6 +64,8 @@ pub struct Rebuilt {
     pub filled_in: u64,
     /// Backups without what only the key tells: they cannot be restored until the storage is read again with it.
     pub without_key: u64,
+    /// Backups that were written down although their manifest has no seal.
+    pub unsealed: u64,
     /// What was left out, and copies that are not as recorded.
     pub problems: Vec<Problem>,
 }
@@ -139,6 +145,8 @@ pub(super) struct Found {
     pub head: Head,
     /// `None`: the key is not at hand.
     pub manifest: Option<Manifest>,
+    /// Who sealed it.
+    pub seal: Result<KeyId, SealError>,
     pub artifact: Option<Locator>,
     /// What is wrong with the artifact.
     pub fault: Option<String>,
@@ -163,6 +171,7 @@ pub struct Rebuild<'a> {
     app: &'a App,
     caller: &'a Caller,
     adopt: Adopt,
+    take_up: TakeUp,
     dry_run: bool,
     /// Projects that this run has made, or would make.
     made: BTreeMap<ProjectId, Told>,
@@ -173,7 +182,15 @@ pub struct Rebuild<'a> {
 impl<'a> Rebuild<'a> {
     /// With `dry_run` everything is looked at and nothing is written.
     pub fn new(app: &'a App, caller: &'a Caller, adopt: Adopt, dry_run: bool) -> Self {
-        Self { app, caller, adopt, dry_run, made: BTreeMap::new(), would_be_known: BTreeSet::new() }
+        let (made, would_be_known) = (BTreeMap::new(), BTreeSet::new());
+        Self { app, caller, adopt, take_up: TakeUp::Sealed, dry_run, made, would_be_known }
+    }
+
+    /// Whether manifests without a seal are taken up as well. A seal that is broken, or of a key that is not accepted, never is.
+    #[must_use]
+    pub fn taking(mut self, take_up: TakeUp) -> Self {
+        self.take_up = take_up;
+        self
     }
 
     /// Takes up what one storage holds.
@@ -222,17 +239,23 @@ impl<'a> Rebuild<'a> {
             transaction.rollback().await?;
             return Ok(());
         }
+        let is_recorded = row.as_ref().is_some_and(|row| row.has_manifest);
+        if !(is_recorded
+            && found.seal == Err(SealError::Missing)
+            && authentic::may_be_unsealed(self.app, found.head.created_at))
+        {
+            authentic::may_be_taken_up(&found.seal, self.take_up)?;
+        }
         match &row {
             Some(row) => fits(row, &found.head)?,
             None => self.add_backup(&mut transaction, &found, done).await?,
         }
-        let has_manifest = row.as_ref().is_some_and(|row| row.has_manifest);
         match &found.manifest {
-            Some(manifest) if !has_manifest => {
+            Some(manifest) if !is_recorded => {
                 history::fill_in(&mut *transaction, &manifest.head, &manifest.body).await?;
                 done.filled_in += u64::from(row.is_some());
             }
-            None if !has_manifest => done.without_key += 1,
+            None if !is_recorded => done.without_key += 1,
             Some(_) | None => {}
         }
         let copy = FoundCopy {
@@ -243,6 +266,7 @@ impl<'a> Rebuild<'a> {
         };
         if history::add_copy(&mut transaction, id, &copy).await? {
             done.copies += 1;
+            require_found(self.app, &mut transaction, id).await?;
             if let Some(fault) = found.fault {
                 let manifest = found.manifest_at.key().to_string();
                 done.problems.push(Problem { manifest, code: "backup.damaged", message: fault });
@@ -266,15 +290,20 @@ impl<'a> Rebuild<'a> {
     ) -> Result<(), Skip> {
         let head = &found.head;
         self.see_to_project(transaction, found, done).await?;
-        let message = format!("written down again from its manifest in storage {}", done.storage);
+        let seal = found.seal.as_ref().map(KeyId::to_string).ok();
+        let doubt = if seal.is_none() { ", which has no seal" } else { "" };
+        let message = format!("written down again from its manifest in storage {}{doubt}", done.storage);
         history::adopt(transaction, head, &done.storage, found.fault.is_none(), &message).await?;
-        let detail = serde_json::json!({ "storage": done.storage, "key": head.key, "good": found.fault.is_none() });
+        let detail = serde_json::json!({
+            "storage": done.storage, "key": head.key, "good": found.fault.is_none(), "sealed_by": seal,
+        });
         let (project_id, caller) = (head.project_id.as_str(), self.caller);
         let event =
             Event { backup_id: Some(head.backup_id), project_id, event: "adopted", caller, outcome: "ok", detail };
         history::record(transaction, &event).await?;
         if !self.dry_run || self.would_be_known.insert(head.backup_id) {
             done.backups += 1;
+            done.unsealed += u64::from(seal.is_none());
         }
         Ok(())
     }
@@ -360,7 +389,10 @@ pub(super) async fn look_at(app: &App, storage: &dyn Storage, at: Locator) -> Re
         other => refused(other.code(), other),
     };
     let file = pipeline::read_manifest_file(storage, &at).await.map_err(unread)?;
-    let head = file.head.clone();
+    let (head, seal) = (file.head.clone(), file.sealed_by(&app.keys.seals));
+    if let Err(error @ SealError::Broken) = &seal {
+        return Err(refused(error.code(), error));
+    }
     if head.key.manifest() != *at.key() {
         // Else a manifest could be laid under another backup's name, and stand for it.
         return Err(refused("manifest.misplaced", format!("it says that it belongs to {}", head.key)));
@@ -380,7 +412,18 @@ pub(super) async fn look_at(app: &App, storage: &dyn Storage, at: Locator) -> Re
             Err(error) => return Err(error.into()),
         },
     };
-    Ok(Found { manifest_at: at, head, manifest, artifact, fault })
+    Ok(Found { manifest_at: at, head, manifest, seal, artifact, fault })
+}
+
+/// Asks for as many good copies as have been found, at most as many as the configuration asks for: where backups go now says nothing of where
+/// one that was written down again had copies.
+pub(super) async fn require_found(
+    app: &App,
+    connection: &mut sqlx::PgConnection,
+    id: BackupId,
+) -> Result<(), HistoryError> {
+    let most = app.config.backup.required_copies.map_or(i32::MAX, |most| i32::try_from(most.get()).unwrap_or(i32::MAX));
+    history::require_found_copies(connection, id, most).await
 }
 
 /// Whether the row that is there is of the same backup, and of one that was stored.

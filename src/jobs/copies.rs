@@ -1,14 +1,15 @@
 //! Which copy of a backup is read, and what happens when its bytes turn out bad: it is marked, the next one is tried, and one that is good
 //! is copied to where it is missing.
 //!
-//! What always holds: nobody gets a byte before all bytes of that copy agreed with what was recorded; a storage that cannot be reached says
-//! nothing about its bytes.
+//! What always holds: nobody gets a byte before the manifest beside that copy was found sealed and as recorded, and all its bytes agreed with
+//! both; a storage that cannot be reached says nothing about its bytes.
 
 use std::{sync::Arc, time::Duration};
 
 use sqlx::PgConnection;
 
 use super::{
+    authentic::{self, Compare, Refusal},
     context::{JobContext, JobError},
     queue::{self, QueueError, Renewal},
     repair_copies, verify_files,
@@ -76,17 +77,34 @@ pub(super) async fn fetch(context: &JobContext, backup: &Backup, manifest: &Mani
         context.check_stop()?;
         context.stage("fetching").await;
         let name = &found.copy.storage;
-        let fault = match spool(context, found.storage.as_ref(), &found.at, manifest).await {
-            Ok(spooled) => match seal(context, &spooled, manifest).await {
-                Ok(()) => return Ok(spooled),
+        let mut code = "backup.damaged";
+        let fault = match proved(context, backup, &found).await {
+            Ok(()) => match spool(context, found.storage.as_ref(), &found.at, manifest).await {
+                Ok(spooled) => match seal(context, &spooled, manifest).await {
+                    Ok(()) => return Ok(spooled),
+                    Err(fault) => fault,
+                },
                 Err(fault) => fault,
             },
-            Err(fault) => fault,
+            Err(Refusal::Unproved { code, message, hint }) => {
+                let error =
+                    JobError::fail(code, format!("the copy in {name:?} is not read: {message} ({code}). {hint}"));
+                context.log("warn", &error.to_string()).await;
+                // One that may be there later is worth another attempt.
+                if !matches!(last, JobError::Retry { .. }) {
+                    last = error;
+                }
+                continue;
+            }
+            Err(refusal) => {
+                code = refusal.code();
+                of_refusal(refusal)
+            }
         };
         let error = match fault {
             CopyFault::Damaged(reason) => {
                 mark_damaged(context, backup, &found.copy, &reason).await?;
-                JobError::fail("backup.damaged", format!("the copy in {name:?} is damaged: {reason}"))
+                JobError::fail(code, format!("the copy in {name:?} is damaged: {reason}"))
             }
             CopyFault::OutOfReach(error) => out_of_reach(&found, &error),
             CopyFault::Other(error) => return Err(error),
@@ -100,8 +118,26 @@ pub(super) async fn fetch(context: &JobContext, backup: &Backup, manifest: &Mani
     Err(last)
 }
 
-/// Reads one copy to its end: stored digest, seal, content digest.
+/// Compares the record with the sealed manifest beside a copy.
+async fn proved(context: &JobContext, backup: &Backup, found: &Readable) -> Result<(), Refusal> {
+    authentic::check(&context.app, backup, found.storage.as_ref(), &found.at, Compare::Whole).await.map(|_| ())
+}
+
+/// A copy that is not the recorded backup's is a damaged one. One that nothing proves may be good: that is for whoever has the keys.
+fn of_refusal(refusal: Refusal) -> CopyFault {
+    match refusal {
+        Refusal::Forged { code, message } => CopyFault::Damaged(format!("{message} ({code})")),
+        Refusal::Storage(error) => of_storage(error),
+        unproved @ Refusal::Unproved { .. } => CopyFault::Other(unproved.into()),
+    }
+}
+
+/// Reads one copy to its end: manifest, stored digest, the encryption's own seal, content digest.
 pub(super) async fn read_through(context: &JobContext, found: &Readable, manifest: &Manifest) -> Result<(), CopyFault> {
+    let backup = find(&context.app, BackupId(found.copy.backup_id)).await.map_err(CopyFault::Other)?;
+    if let Some(backup) = backup {
+        proved(context, &backup, found).await.map_err(of_refusal)?;
+    }
     let spooled = spool(context, found.storage.as_ref(), &found.at, manifest).await?;
     let (encoding, keys, content) = (manifest.head.encoding, Arc::clone(&context.app.keys), manifest.body.content);
     if let Some(files) = manifest.body.files() {

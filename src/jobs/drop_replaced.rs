@@ -79,7 +79,7 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
                     let oid = u32::try_from(oid).map_err(|error| JobError::fail("restore.kept", error))?;
                     let plan: Plan = serde_json::from_value(restore.plan.clone())
                         .map_err(|error| JobError::fail("restore.plan", error))?;
-                    let mut session = open_held(context, &engine(app, &project).await?, &plan).await?;
+                    let mut session = open_held(context, &engine(app, &project, &plan.place).await?, &plan).await?;
                     let dropped = session.drop_side(schema, oid).await;
                     session.close().await;
                     dropped?;

@@ -15,15 +15,21 @@ use crate::{
     history::{self, BackupStatus, Event},
     ids::BackupId,
     metrics::{self, Outcome},
-    tenant::Caller,
+    notice::{AboutJob, AboutRestore, AboutVerification, Notice, NoticeEvent},
+    notify,
+    tell::{self, Told},
+    tenant::{Caller, Scope},
 };
+
+/// Differences that a notice repeats; the job has them all.
+const DIFFERENCES_TOLD: usize = 5;
 
 /// The longest that a storage can put a job off: what asks for more is asked again after it.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
 /// Ends the attempt. When even that cannot be written, the lease lapses and another worker takes the job.
 pub async fn settle(context: &JobContext, error: JobError) {
-    let (ending, message) = decide(context, error);
+    let (ending, message, code) = decide(context, error);
     let Some(ending) = ending else {
         metrics::job_attempt(&context.job.r#type, Outcome::Lost, context.began.elapsed());
         tracing::warn!(job = %context.lease.job, "{}: stopped: the lease was lost to another worker", context.component());
@@ -47,7 +53,7 @@ pub async fn settle(context: &JobContext, error: JobError) {
     metrics::job_attempt(&context.job.r#type, outcome, context.began.elapsed());
     let level = if matches!(ending, End::Failed) { "error" } else { "warn" };
     context.log(level, &message).await;
-    if let Err(error) = write(context, &ending, &message).await {
+    if let Err(error) = write(context, &ending, &message, code).await {
         tracing::error!(job = %context.lease.job, "cannot write how the job ended: {error}");
     }
 }
@@ -59,9 +65,13 @@ enum End {
     HandedBack,
 }
 
-/// `None`: another worker has the job, so nothing may be written.
-fn decide(context: &JobContext, error: JobError) -> (Option<End>, String) {
-    match (error, context.stop.reason()) {
+/// How it ends, what is said of it, and the code of a failure. `None`: another worker has the job, so nothing may be written.
+fn decide(context: &JobContext, error: JobError) -> (Option<End>, String, &'static str) {
+    let code = match &error {
+        JobError::Fail { code, .. } | JobError::Retry { code, .. } => *code,
+        JobError::Stopped => "",
+    };
+    let (ending, message) = match (error, context.stop.reason()) {
         (_, Some(StopReason::LeaseLost)) => (None, String::new()),
         (JobError::Stopped, Some(StopReason::Cancelled)) => (Some(End::Cancelled), "cancelled".to_owned()),
         // What went wrong on the way out is not swallowed: a tenant may be away.
@@ -76,7 +86,8 @@ fn decide(context: &JobContext, error: JobError) -> (Option<End>, String) {
             let wait = wait.unwrap_or_default().min(LONGEST_WAIT);
             (Some(End::Retry(backoff(context).max(wait))), message)
         }
-    }
+    };
+    (ending, message, code)
 }
 
 /// Doubles with each attempt, at most an hour, with a quarter of chance so that many jobs do not return together.
@@ -87,7 +98,7 @@ fn backoff(context: &JobContext) -> Duration {
     Duration::from_secs_f64(seconds * rand::rng().random_range(0.75..1.25))
 }
 
-async fn write(context: &JobContext, ending: &End, message: &str) -> anyhow::Result<()> {
+async fn write(context: &JobContext, ending: &End, message: &str, code: &str) -> anyhow::Result<()> {
     let is_export = context.job.takes_backup();
     if is_export && matches!(ending, End::Failed) {
         match export_backup::rescue(context).await {
@@ -143,9 +154,12 @@ async fn write(context: &JobContext, ending: &End, message: &str) -> anyhow::Res
             detail: serde_json::json!({ "job_id": context.lease.job, "message": message }),
         };
         history::record(&mut transaction, &event).await?;
-        if matches!(ending, End::Failed) {
-            notify(&mut transaction, context, &payload, backup, "failed", message).await?;
-        }
+        let (event, hint) = match ending {
+            End::Cancelled => (NoticeEvent::Cancelled, None),
+            _ => (NoticeEvent::Failed, Some(notify::remedy(code))),
+        };
+        let said = Said { message, hint };
+        say(&mut transaction, context, &payload, backup, event, said).await?;
     }
     queue::end(&mut *transaction, context.lease, &job_ending).await?;
     transaction.commit().await?;
@@ -158,7 +172,7 @@ fn backup_of(payload: &serde_json::Value) -> Option<BackupId> {
     serde_json::from_value(id.clone()).ok()
 }
 
-/// Puts a notice into the outbox for the address that the request named.
+/// Tells everyone who hears of it, and the address that the request named, how a job ended: `completed`, `restored` or `verified`.
 pub async fn notify(
     transaction: &mut sqlx::PgConnection,
     context: &JobContext,
@@ -167,17 +181,100 @@ pub async fn notify(
     event: &str,
     message: &str,
 ) -> anyhow::Result<()> {
-    let Some(address) = payload.pointer("/request/notify_email").and_then(serde_json::Value::as_str) else {
-        return Ok(());
+    say(transaction, context, payload, backup, event.parse()?, Said { message, hint: None }).await
+}
+
+/// Tells that a backup or a restore has begun: once, whatever the number of attempts.
+pub async fn started(context: &JobContext) -> anyhow::Result<()> {
+    let mut transaction = db::begin(&context.app.pool).await?;
+    queue::fence(&mut transaction, context.lease).await?;
+    let payload = queue::payload(&mut *transaction, context.lease).await?;
+    let said = Said { message: "", hint: None };
+    say(&mut transaction, context, &payload, backup_of(&payload), NoticeEvent::Started, said).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Tells what a verification has come to, by what its job says.
+pub async fn verified(context: &JobContext) -> anyhow::Result<()> {
+    let mut transaction = db::begin(&context.app.pool).await?;
+    let payload = &context.job.payload;
+    let said = Said { message: "", hint: None };
+    say(&mut transaction, context, payload, backup_of(payload), NoticeEvent::Verified, said).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// What is said beside the facts.
+#[derive(Clone, Copy)]
+struct Said<'a> {
+    message: &'a str,
+    hint: Option<&'static str>,
+}
+
+async fn say(
+    transaction: &mut sqlx::PgConnection,
+    context: &JobContext,
+    payload: &serde_json::Value,
+    backup: Option<BackupId>,
+    event: NoticeEvent,
+    said: Said<'_>,
+) -> anyhow::Result<()> {
+    let job = context.lease.job;
+    let about = match backup {
+        Some(id) => tell::backup(transaction, id).await?,
+        None => None,
     };
-    let notice = history::NewNotice {
+    let mut notice = Notice {
+        job: Some(AboutJob { id: job.0, r#type: context.job.r#type.clone() }),
+        backup: about,
+        message: Some(said.message.to_owned()).filter(|message| !message.is_empty()),
+        hint: said.hint.map(str::to_owned),
+        ..Notice::default()
+    };
+    match event {
+        NoticeEvent::Restored => notice.restore = restore(transaction, context).await?,
+        NoticeEvent::Verified => notice.verification = verification(transaction, context).await?,
+        _ => {}
+    }
+    let told = Told {
+        event,
+        occurrence: &job.to_string(),
         project_id: context.job.project_id.as_deref(),
         backup_id: backup,
-        job_id: context.lease.job,
-        event,
-        channel: "email",
-        recipient: address,
-        payload: serde_json::json!({ "message": message }),
+        job_id: Some(job),
+        asked_for: payload.pointer("/request/notify_email").and_then(serde_json::Value::as_str),
+        notice,
     };
-    Ok(history::add_notice(transaction, &notice).await?)
+    tell::tell(transaction, &context.app, &told).await?;
+    Ok(())
+}
+
+/// What this transaction has written of the restore.
+async fn restore(transaction: &mut sqlx::PgConnection, context: &JobContext) -> anyhow::Result<Option<AboutRestore>> {
+    let Some(row) = history::restore_of_job(transaction, context.lease.job).await? else { return Ok(None) };
+    let differences = texts(&row.differences);
+    Ok(Some(AboutRestore {
+        outcome: row.outcome.unwrap_or_default(),
+        difference_count: u32::try_from(differences.len()).unwrap_or(u32::MAX),
+        differences: differences.into_iter().take(DIFFERENCES_TOLD).collect(),
+        undo_until: row.undo_until,
+    }))
+}
+
+/// What the job's result says of the verification.
+async fn verification(
+    transaction: &mut sqlx::PgConnection,
+    context: &JobContext,
+) -> anyhow::Result<Option<AboutVerification>> {
+    let scope = Scope::everything("the job that is told of is the one that was worked on");
+    let Some(result) = queue::get(transaction, &scope, context.lease.job).await?.result else { return Ok(None) };
+    let word = |name: &str| result[name].as_str().unwrap_or_default().to_owned();
+    let differences = texts(&result["differences"]).into_iter().take(DIFFERENCES_TOLD).collect();
+    Ok(Some(AboutVerification { depth: word("depth"), outcome: word("outcome"), differences }))
+}
+
+/// The texts of a list.
+fn texts(list: &serde_json::Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
 }

@@ -353,6 +353,13 @@ enum Left {
     Useless,
 }
 
+/// A manifest that one of our workers has written: nobody else's is taken over.
+async fn read_sealed(context: &JobContext, storage: &dyn Storage, at: &Locator) -> Result<Manifest, ManifestError> {
+    let file = pipeline::read_manifest_file(storage, at).await?;
+    file.sealed_by(&context.app.keys.seals).map_err(|error| ManifestError::Malformed(error.to_string()))?;
+    file.open(&context.app.keys.identities)
+}
+
 /// Fails when the storage does not let it be known.
 async fn left_in(
     context: &JobContext,
@@ -366,7 +373,7 @@ async fn left_in(
         (Some(_), None) | (None, Some(_)) => return Ok(Left::Useless),
     };
     let is_proof = |error: &storage::Error| matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupt);
-    let manifest = match pipeline::read_manifest(storage, &at, &context.app.keys.identities).await {
+    let manifest = match read_sealed(context, storage, &at).await {
         Ok(manifest) if manifest.head.backup_id == payload.backup_id => manifest,
         Err(ManifestError::Storage(error)) if !is_proof(&error) => return Err(error),
         Ok(_) | Err(_) => return Ok(Left::Useless),
@@ -387,13 +394,17 @@ pub(super) async fn publish_manifest(
     manifest: &Manifest,
 ) -> Result<Locator, JobError> {
     let recipients = recipients(&context.app, manifest.head.encoding.encryption)?;
-    pipeline::publish_manifest(storage, manifest, &recipients, context.lease.token).await.map_err(|error| {
-        match error.kind {
-            // The next attempt clears it away.
-            ErrorKind::Exists | ErrorKind::Corrupt => JobError::retry("manifest.publish", error),
-            _ => error.into(),
-        }
-    })
+    let key = context.app.keys.seals.key();
+    let published = pipeline::publish_manifest(storage, manifest, &recipients, key, context.lease.token).await;
+    published.map_err(not_published)
+}
+
+pub(super) fn not_published(error: storage::Error) -> JobError {
+    match error.kind {
+        // The next attempt clears it away.
+        ErrorKind::Exists | ErrorKind::Corrupt => JobError::retry("manifest.publish", error),
+        _ => error.into(),
+    }
 }
 
 fn decide(error: PipelineError) -> JobError {
@@ -465,11 +476,16 @@ async fn complete(context: &JobContext, manifest: &Manifest, copies: &Copies) ->
         repair_copies::enqueue(&mut transaction, context, id, project_id).await?;
     }
     let content = manifest.body.database();
+    let warnings = content.map(|content| content.requirements.warnings()).unwrap_or_default();
+    for warning in &warnings {
+        context.log("warn", warning).await;
+    }
     let detail = serde_json::json!({
         "job_id": context.lease.job, "size": manifest.head.stored.bytes, "tables": content.map(|c| c.table_count), "rows": manifest.body.row_count(),
         "files": manifest.body.files().map(|c| c.file_count),
         "storages": published.iter().map(|copy| &copy.storage).collect::<Vec<_>>(),
         "storages_missing": missing.iter().map(|(name, _)| name).collect::<Vec<_>>(), "copies_missing": lacking,
+        "warnings": warnings,
     });
     let caller = Caller::system("worker");
     let event = Event { backup_id: Some(id), project_id, event: "completed", caller: &caller, outcome: "ok", detail };
@@ -483,7 +499,7 @@ async fn complete(context: &JobContext, manifest: &Manifest, copies: &Copies) ->
     ending::notify(&mut transaction, context, &payload, Some(id), "completed", &told)
         .await
         .map_err(|error| JobError::retry("control_plane.unavailable", error))?;
-    let result = serde_json::json!({ "backup_id": id, "size": manifest.head.stored.bytes, "copies_missing": lacking });
+    let result = serde_json::json!({ "backup_id": id, "size": manifest.head.stored.bytes, "copies_missing": lacking, "warnings": warnings });
     queue::end(&mut *transaction, context.lease, &Ending::Completed(&result)).await?;
     transaction.commit().await?;
     let (stored, content) = (manifest.head.stored.bytes, manifest.body.content.bytes);

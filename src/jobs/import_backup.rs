@@ -7,6 +7,7 @@ use chrono::Duration;
 use serde_json::json;
 
 use super::{
+    authentic::{self, TakeUp},
     catalog::{self as rebuild, Found},
     context::{JobContext, JobError},
     queue::{self, Ending},
@@ -36,6 +37,8 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     if found.head.backup_id != backup_id {
         return Err(JobError::fail("manifest.misplaced", "the manifest is not the one that was asked for"));
     }
+    authentic::may_be_taken_up(&found.seal, TakeUp::unsealed_if(request.allow_unsealed))
+        .map_err(|misfit| JobError::fail(misfit.code, misfit.message))?;
     context.check_stop()?;
     context.stage("reading the artifact").await;
     compare(context, storage.as_ref(), &found).await?;
@@ -84,7 +87,8 @@ async fn write(context: &JobContext, request: &ImportRequest, found: &Found) -> 
             if !request.even_if_deleted && history::is_buried(&mut *transaction, id).await? {
                 return Err(JobError::fail("backup.deleted", format!("backup {id} was deleted on purpose")));
             }
-            let message = format!("imported from storage {}", request.storage);
+            let doubt = if found.seal.is_err() { ", where its manifest has no seal" } else { "" };
+            let message = format!("imported from storage {}{doubt}", request.storage);
             let head = Head { expires_at: expiry(context, head), ..head.clone() };
             history::adopt(&mut transaction, &head, &request.storage, true, &message).await?;
         }
@@ -101,8 +105,14 @@ async fn write(context: &JobContext, request: &ImportRequest, found: &Found) -> 
         fault: None,
     };
     let added_copy = history::add_copy(&mut transaction, id, &copy).await?;
+    if added_copy {
+        rebuild::require_found(app, &mut transaction, id).await?;
+    }
     let is_new = row.is_none();
-    let detail = json!({ "job_id": context.lease.job, "storage": request.storage, "key": request.key, "new": is_new });
+    let sealed_by = found.seal.as_ref().map(ToString::to_string).ok();
+    let detail = json!({
+        "job_id": context.lease.job, "storage": request.storage, "key": request.key, "new": is_new, "sealed_by": sealed_by,
+    });
     let caller = Caller::system("worker");
     let project_id = head.project_id.as_str();
     let event = Event { backup_id: Some(id), project_id, event: "imported", caller: &caller, outcome: "ok", detail };

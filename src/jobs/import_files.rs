@@ -10,7 +10,10 @@ use std::{
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::request::{self, RequestError};
+use super::{
+    authentic::{self, TakeUp},
+    request::{self, RequestError},
+};
 use crate::{
     app::App,
     artifact::{ArtifactName, Encryption, Fingerprint, Sha256Digest},
@@ -49,15 +52,72 @@ impl PlaceError {
     }
 }
 
+/// What the keys of dumps begin with that are put into a storage for a trial alone.
+pub(super) const PLACED: &str = "trials/";
+
+/// What an age file begins with. Source: age-encryption.org/v1.
+const AGE: &[u8] = b"age-encryption.org/v1\n";
+
+/// Uploads a dump that is tried, under a name of its own: `trials/{id}/{file name}`. Gives its key.
+///
+/// # Errors
+/// See [`PlaceError`]. A storage that takes encrypted artifacts only takes no other dump either.
+pub async fn place_trial(app: &App, dump: &Path, name: &str) -> Result<ArtifactName, PlaceError> {
+    let storage = request::storage(app, name)?;
+    let owned = dump.to_path_buf();
+    let head = blocking(move || {
+        let mut head = Vec::new();
+        File::open(owned)?.take(AGE.len() as u64).read_to_end(&mut head)?;
+        Ok(head)
+    });
+    if head.await.map_err(|error| unread(dump, error))? != AGE && !storage.takes_plaintext() {
+        return Err(PlaceError::Misfit {
+            code: "request.plaintext",
+            message: format!("storage {name:?} takes what is encrypted only, and {} is not", dump.display()),
+        });
+    }
+    let found = fingerprint_of(dump).await?;
+    let attempt = LeaseToken::generate();
+    let key = trial_key(attempt, dump)?;
+    let failed = |error| PlaceError::Storage { name: name.to_owned(), error };
+    upload(storage.as_ref(), dump, &key, attempt).await.map_err(|error| match error {
+        Uploading::File(source) => unread(dump, source),
+        Uploading::Storage(error) => failed(error),
+    })?;
+    same_bytes(storage.as_ref(), &key, found).await.map_err(failed)?;
+    Ok(key)
+}
+
+fn trial_key(id: LeaseToken, dump: &Path) -> Result<ArtifactName, PlaceError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let name = dump.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name: String =
+        name.trim_start_matches('.').chars().take(100).map(|c| if is_plain(c) { c } else { '_' }).collect();
+    let name = if name.is_empty() { "dump" } else { &name };
+    format!("{PLACED}{id}/{name}").parse().map_err(|error| PlaceError::Misfit {
+        code: "request.key",
+        message: format!("the dump cannot be named: {error}"),
+    })
+}
+
 /// Uploads both files, the manifest last, and reads them back. Safe to repeat: what lies there already with the same bytes stays. Gives the
 /// artifact's key.
 ///
 /// # Errors
 /// See [`PlaceError`]. An artifact that was uploaded without its manifest is no backup; a repeated call takes it over.
-pub async fn place(app: &App, artifact: &Path, manifest: &Path, name: &str) -> Result<ArtifactName, PlaceError> {
+pub async fn place(
+    app: &App,
+    artifact: &Path,
+    manifest: &Path,
+    name: &str,
+    take_up: TakeUp,
+) -> Result<ArtifactName, PlaceError> {
     let storage = request::storage(app, name)?;
     let bytes = Bytes::from(read_small(manifest).await?);
-    let head = ManifestFile::parse(&bytes)?.head;
+    let file = ManifestFile::parse(&bytes)?;
+    authentic::may_be_taken_up(&file.sealed_by(&app.keys.seals), take_up)
+        .map_err(|misfit| PlaceError::Misfit { code: misfit.code, message: misfit.message })?;
+    let head = file.head;
     if head.encoding.encryption == Encryption::None && !storage.takes_plaintext() {
         return Err(PlaceError::Misfit {
             code: "request.plaintext",
@@ -99,8 +159,7 @@ async fn read_small(path: &Path) -> Result<Vec<u8>, PlaceError> {
     blocking(read).await.map_err(|error| unread(path, error))
 }
 
-/// The file before it is uploaded.
-async fn compare(path: &Path, head: &Head) -> Result<(), PlaceError> {
+async fn fingerprint_of(path: &Path) -> Result<Fingerprint, PlaceError> {
     let owned = path.to_path_buf();
     let hash = move || -> io::Result<Fingerprint> {
         let (mut file, mut hasher, mut buffer, mut bytes) = (File::open(owned)?, Sha256::new(), vec![0; 1 << 20], 0);
@@ -114,7 +173,12 @@ async fn compare(path: &Path, head: &Head) -> Result<(), PlaceError> {
             }
         }
     };
-    let found = blocking(hash).await.map_err(|error| unread(path, error))?;
+    blocking(hash).await.map_err(|error| unread(path, error))
+}
+
+/// The file before it is uploaded.
+async fn compare(path: &Path, head: &Head) -> Result<(), PlaceError> {
+    let found = fingerprint_of(path).await?;
     if found == head.stored {
         return Ok(());
     }

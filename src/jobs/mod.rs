@@ -2,6 +2,7 @@
 
 pub mod apply_retention;
 pub mod audit_chain;
+pub mod authentic;
 pub mod catalog;
 pub mod census;
 pub mod context;
@@ -19,6 +20,8 @@ pub mod request;
 pub mod restore_backup;
 mod restore_files;
 mod sources;
+mod trial_restore;
+mod try_import;
 pub mod undo_restore;
 pub mod verify_backup;
 mod verify_files;

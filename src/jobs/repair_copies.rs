@@ -3,7 +3,8 @@
 //!
 //! What always holds: a copy gets its final name only after all its bytes agreed with the manifest, and is `good` only in a transaction that
 //! the lease fences and that found the backup still there. What damage left under the name is removed only after a good source was read
-//! to its end.
+//! to its end. The manifest beside a new copy is that of another one, byte for byte, after its seal was found to be good and to agree with the
+//! record: nothing is sealed here, so that nobody who alters the record gets a seal for it.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use sqlx::PgConnection;
 
 use super::{
     JobType,
+    authentic::{self, Compare, Refusal},
     context::{JobContext, JobError},
     copies::{self, Readable},
     export_backup,
@@ -24,7 +26,7 @@ use crate::{
     history::{self, Backup, BackupStatus, Copy, Event},
     ids::{BackupId, JobId},
     manifest::Manifest,
-    pipeline::{self, Check, ManifestError, ReadBack, TransferError},
+    pipeline::{self, Check, ManifestError, ManifestFile, ReadBack, TransferError},
     storage::{self, ErrorKind, Locator, NewObject, Pace, Storage},
     tenant::Caller,
 };
@@ -258,6 +260,7 @@ async fn repair(
 ) -> Result<Outcome, JobError> {
     let key = &manifest.head.key;
     context.stage(&format!("copying to {}", target.copy.storage)).await;
+    let sealed = sealed_manifest(context, backup).await?;
     let (artifact, read_back, source) = match lying_there(target, manifest).await? {
         Lying::Ours(at) => (at, ReadBack::Agreed, None),
         Lying::Nothing => copy_over(context, backup, manifest, target).await?,
@@ -274,7 +277,7 @@ async fn repair(
         }
     };
     export_backup::still_ours(context).await?;
-    let manifest_at = manifest_beside(context, target.storage.as_ref(), manifest).await?;
+    let manifest_at = manifest_beside(context, target.storage.as_ref(), &sealed).await?;
     let mut transaction = db::begin(&context.app.pool).await?;
     queue::fence(&mut transaction, context.lease).await?;
     let id = backup.backup_id();
@@ -454,20 +457,40 @@ async fn caption(context: &JobContext, backup: &Backup) -> Option<String> {
     Some(job.payload.pointer("/request/caption")?.as_str()?.to_owned())
 }
 
-/// The manifest in this storage: one that is there and tells the same, or a new one.
+/// A manifest that lies beside some copy, good or not, and is proved to be this backup's.
+async fn sealed_manifest(context: &JobContext, backup: &Backup) -> Result<ManifestFile, JobError> {
+    let mut last = no_source();
+    for found in copies::readable(&context.app, backup).await? {
+        let storage = found.storage.as_ref();
+        let error = match authentic::check(&context.app, backup, storage, &found.at, Compare::Head).await {
+            Ok(Some(file)) => return Ok(file),
+            Ok(None) => JobError::fail("manifest.missing", "no copy has its manifest beside it"),
+            Err(Refusal::Storage(error)) => copies::out_of_reach(&found, &error),
+            Err(refusal) => refusal.into(),
+        };
+        if !matches!(last, JobError::Retry { .. }) {
+            last = error;
+        }
+    }
+    Err(last)
+}
+
+/// The manifest in this storage: the same that is there, or a new one.
 async fn manifest_beside(
     context: &JobContext,
     storage: &dyn Storage,
-    manifest: &Manifest,
+    sealed: &ManifestFile,
 ) -> Result<Locator, JobError> {
-    let found = match storage.find(&manifest.head.key.manifest()).await {
+    let found = match storage.find(&sealed.head.key.manifest()).await {
         Ok(found) => found,
         Err(error) if error.kind == ErrorKind::Denied => None,
         Err(error) => return Err(error.into()),
     };
     if let Some(at) = found {
         match pipeline::read_manifest_file(storage, &at).await {
-            Ok(file) if file.head == manifest.head => return Ok(at),
+            // Its body may be encrypted otherwise; a seal that fits says that it is one of ours.
+            Ok(file) if file.bytes() == sealed.bytes() => return Ok(at),
+            Ok(file) if file.head == sealed.head && file.sealed_by(&context.app.keys.seals).is_ok() => return Ok(at),
             Err(ManifestError::Storage(error)) if error.kind.may_pass() => return Err(error.into()),
             // Whoever may not read it does not know that it is wrong, and a newer program's is not ours to replace.
             Err(ManifestError::Storage(error)) if error.kind == ErrorKind::Denied => return Err(error.into()),
@@ -475,7 +498,9 @@ async fn manifest_beside(
             Ok(_) | Err(_) => copies::remove_at(context, storage, &at).await?,
         }
     }
-    export_backup::publish_manifest(context, storage, manifest).await
+    export_backup::still_ours(context).await?;
+    let published = pipeline::publish_again(storage, sealed, context.lease.token).await;
+    published.map_err(export_backup::not_published)
 }
 
 /// The reason why a copy could not be made, in its row.

@@ -7,8 +7,10 @@ mod import;
 mod limits;
 mod logs;
 mod pin;
+mod restore;
 mod storage;
 mod storage_path;
+mod try_import;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +22,9 @@ pub use self::{
     import::{ImportPayload, ImportRequest, import},
     logs::{DateRange, ExportLogs, InvalidMoment, Moment},
     pin::{Pin, pin},
-    storage::{ExportStorage, set_files},
+    restore::{RestorePayload, RestoreRequest, restore},
+    storage::{ExportStorage, find_files, put_files, set_files},
+    try_import::{TryImportPayload, TryImportRequest, try_import},
 };
 use super::{
     JobType,
@@ -29,10 +33,12 @@ use super::{
 use crate::{
     app::App,
     artifact::{BackupType, Encryption},
-    catalog::{self, CatalogError, ProjectScope},
+    catalog::{self, CatalogError},
     db,
     history::{self, Backup, BackupStatus, Event, HistoryError},
-    ids::{BackupId, CONTROL_PLANE_PROJECT, JobId},
+    ids::{BackupId, JobId},
+    notice::{AboutJob, Notice, NoticeEvent},
+    tell::{self, TellError, Told},
     tenant::{Caller, Permission},
 };
 
@@ -43,24 +49,9 @@ crate::artifact::words! {
         Head = "head",
         /// Every byte decrypted and decompressed, digests compared.
         Read = "read",
-        /// Restored into a scratch database, counts compared.
+        /// Restored into a scratch database, proof compared.
         Restore = "restore",
     }
-}
-
-/// What a restore, an undo or a verification carries.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RestorePayload {
-    pub request: RestoreRequest,
-    pub backup_id: BackupId,
-}
-
-/// A restore as it is asked for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RestoreRequest {
-    pub backup_id: BackupId,
-    /// For a whole-database project: the name of the new database. Left out, a name is made.
-    pub target_database: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -176,6 +167,15 @@ impl From<HistoryError> for RequestError {
     }
 }
 
+impl From<TellError> for RequestError {
+    fn from(error: TellError) -> Self {
+        match error {
+            TellError::Database(error) => Self::Database(error),
+            other @ TellError::Json(_) => Self::Database(sqlx::Error::Encode(other.into())),
+        }
+    }
+}
+
 impl From<QueueError> for RequestError {
     fn from(error: QueueError) -> Self {
         match error {
@@ -221,78 +221,6 @@ async fn asked_before(
     } else {
         Err(QueueError::KeyReused.into())
     }
-}
-
-/// Asks for a restore of a good backup.
-pub async fn restore(
-    app: &App,
-    caller: &Caller,
-    request: &RestoreRequest,
-    idempotency_key: Option<&str>,
-) -> Result<Job, RequestError> {
-    require(caller, Permission::Write)?;
-    if let Some(job) = asked_before(app, caller, idempotency_key, JobType::RestoreBackup, request).await? {
-        return Ok(job);
-    }
-    let backup = restorable(app, caller, request.backup_id).await?;
-    let project = catalog::project(&app.pool, &caller.scope(), &backup.project_id).await?;
-    project.require_settled()?;
-    let is_of_files = backup.r#type == BackupType::Storage.as_str();
-    if is_of_files {
-        storage::require_files(app, &project).await?;
-    }
-    if request.target_database.is_some() && (is_of_files || project.scope() != ProjectScope::WholeDatabase) {
-        return Err(RequestError::invalid(
-            "request.target",
-            "only a whole-database project is restored into a database of its own",
-        ));
-    }
-    let payload = RestorePayload { request: request.clone(), backup_id: request.backup_id };
-    let new = new_job(app, caller, JobType::RestoreBackup, &backup.project_id, to_json(&payload)?, idempotency_key);
-    enqueue_for(app, caller, new, Some(request.backup_id), &backup.project_id, "restore_requested").await
-}
-
-/// A completed `database` or `storage` backup within reach.
-async fn restorable(app: &App, caller: &Caller, id: BackupId) -> Result<Backup, RequestError> {
-    let backup = history::get(&app.pool, &caller.scope(), id).await?;
-    if backup.project_id == CONTROL_PLANE_PROJECT {
-        return Err(RequestError::conflict(
-            "restore.control_plane",
-            "the control plane is never restored over itself",
-            "Load it into an empty database of a new installation: docs/recovery.md tells how.",
-        ));
-    }
-    let is_restorable = [BackupType::Database, BackupType::Storage].iter().any(|t| backup.r#type == t.as_str());
-    if !is_restorable {
-        return Err(RequestError::conflict(
-            "backup.not_restorable",
-            format!("backup {id} holds {}, which is for download", backup.r#type),
-            "Download it instead.",
-        ));
-    }
-    if !backup.is(BackupStatus::Completed) {
-        return Err(RequestError::conflict(
-            "backup.not_completed",
-            format!("backup {id} is {}, not completed", backup.status),
-            "Choose a backup that is completed.",
-        ));
-    }
-    if backup.is_partial {
-        return Err(RequestError::conflict(
-            "backup.partial",
-            format!("backup {id} holds only some of the project's tables"),
-            "A partial backup is never restored in place: download it.",
-        ));
-    }
-    if backup.format.is_none() {
-        return Err(RequestError::conflict(
-            "backup.not_restorable",
-            format!("backup {id} is a file of another program, and not a dump that Holdfast has taken"),
-            "Download it instead.",
-        ));
-    }
-    require_manifest(&backup)?;
-    Ok(backup)
 }
 
 /// A row that was written again from a manifest's head alone has not the rest, which a restore needs.
@@ -396,6 +324,21 @@ pub async fn cancel(app: &App, caller: &Caller, id: JobId) -> Result<Job, Reques
         && let Some(backup) = backup
     {
         history::close(&mut *transaction, backup, BackupStatus::Cancelled, "cancelled before it began").await?;
+        let told = Told {
+            event: NoticeEvent::Cancelled,
+            occurrence: &id.to_string(),
+            project_id: job.project_id.as_deref(),
+            backup_id: Some(backup),
+            job_id: Some(id),
+            asked_for: job.payload.pointer("/request/notify_email").and_then(serde_json::Value::as_str),
+            notice: Notice {
+                job: Some(AboutJob { id: id.0, r#type: job.r#type.clone() }),
+                backup: tell::backup(&mut transaction, backup).await?,
+                message: Some("cancelled before it began".to_owned()),
+                ..Notice::default()
+            },
+        };
+        tell::tell(&mut transaction, app, &told).await?;
     }
     let mut about = backup;
     if job.is_final() && job.r#type == JobType::DeleteBackup.as_str() {
@@ -454,6 +397,9 @@ async fn enqueue_for(
         Enqueued::Before(job) => Ok(job),
         Enqueued::Now(job) => {
             limits::refuse_when_full(&mut transaction, app, &new).await?;
+            if new.job_type == JobType::RestoreBackup {
+                restore::refuse_in_between(&mut transaction, &new, backup).await?;
+            }
             record(&mut transaction, caller, backup, project_id, event, serde_json::json!({ "job_id": job.id }))
                 .await?;
             transaction.commit().await?;

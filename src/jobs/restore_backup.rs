@@ -1,4 +1,4 @@
-//! `restore_backup`: brings a backup back, in place or (a whole database) into a new database.
+//! `restore_backup`: brings a backup back: in place, into another database, under another name, or single tables of it.
 //!
 //! What always holds: the plan is in `restores` before the target is touched; an attempt begins by putting right what a lost one left; on
 //! any failure everything is as it was before.
@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
@@ -19,8 +19,8 @@ use super::{
     context::{JobContext, JobError, StopReason},
     copies, ending,
     queue::{self, Ending, Renewal},
-    request::RestorePayload,
-    restore_files, verify_files,
+    request::{RestorePayload, RestoreRequest},
+    restore_files,
 };
 use crate::{
     app::App,
@@ -31,7 +31,11 @@ use crate::{
     ids::{BackupId, RestoreId},
     manifest::{Content, DatabaseContent, Manifest},
     pipeline::{self, Spooled},
-    restore::{Engine, Finished, Load, OpenContent, Plan, Recovery, RestoreError, Session, Target, files::FilesPlan},
+    restore::{
+        Beside, Engine, Finished, Load, OpenContent, Place, Plan, Recovery, RestoreError, Session, Target, Way,
+        files::FilesPlan,
+        stage::{Stage, reached},
+    },
     tenant::{Caller, Scope},
 };
 
@@ -47,11 +51,10 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let project = catalog::project(&app.pool, &everything(), &backup.project_id).await?;
     if let Some((id, plan)) = put_right(context, &project).await? {
         // An earlier attempt had committed and was lost before it could say so.
-        let mut session = open_held(context, &engine(app, &project).await?, &plan).await?;
-        let differences = session.recount(content_of(&manifest)?).await;
-        let schema_oid = session.restored_oid().await?;
+        let mut session = open_held(context, &engine(app, &project, &plan.place).await?, &plan).await?;
+        let finished = look_again(&mut session, content_of(&manifest)?).await?;
         session.close().await;
-        return complete(context, &backup, id, &plan, Finished { schema_oid, differences }, &[]).await;
+        return complete(context, &backup, id, &plan, finished, &Told::default()).await;
     }
     if let Some(done) =
         history::restore_of_job(&app.pool, context.lease.job).await?.filter(|restore| restore.state == "done")
@@ -64,19 +67,19 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let spooled = copies::fetch(context, &backup, &manifest).await?;
     context.check_stop()?;
 
-    let engine = engine(app, &project).await?;
+    let place = place_of(&project, &request);
+    let mut engine = engine(app, &project, &place).await?;
+    engine.allow_detached_references = request.allow_detached_references;
     let id = RestoreId::generate();
-    let plan = match project.scope() {
-        ProjectScope::Schema(schema) => engine.plan_schema(id, &schema).await?,
-        ProjectScope::WholeDatabase => engine.plan_database(id, request.target_database).await?,
-    };
+    let plan = Plan { place, ..plan(&engine, id, &project, request).await? };
     write_down(context, id, backup_id, &project.id, &plan).await?;
+    reached(Stage::Planned).await;
     let mut session = open_held(context, &engine, &plan).await?;
     let restored = bring_back(context, &mut session, &manifest, spooled).await;
     let error = match restored {
-        Ok((finished, warnings)) => {
+        Ok((finished, told)) => {
             session.close().await;
-            return complete(context, &backup, id, &plan, finished, &warnings).await;
+            return complete(context, &backup, id, &plan, finished, &told).await;
         }
         Err(error) => error,
     };
@@ -91,10 +94,9 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         let mut session = open_held(context, &engine, &plan).await?;
         let recovery = session.roll_back().await?;
         if recovery == Recovery::Finished {
-            let differences = session.recount(content_of(&manifest)?).await;
-            let schema_oid = session.restored_oid().await?;
+            let finished = look_again(&mut session, content_of(&manifest)?).await?;
             session.close().await;
-            return Ok(Some(Finished { schema_oid, differences }));
+            return Ok(Some(finished));
         }
         history::rolled_back(&app.pool, id).await?;
         session.close().await;
@@ -103,12 +105,64 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     match put_back.await {
         Ok(None) => Err(error),
         // It had been committed before it was told to stop: so it stands, with its undo.
-        Ok(Some(finished)) => complete(context, &backup, id, &plan, finished, &[]).await,
+        Ok(Some(finished)) => complete(context, &backup, id, &plan, finished, &Told::default()).await,
         // The row stays `running`: the next attempt, or the next job of the project, puts things right.
         Err(failure) => {
             Err(JobError::retry("restore.away", format!("{error}; and putting everything back failed: {failure}")))
         }
     }
+}
+
+/// Where a restore of this project goes when it is asked for like this.
+fn place_of(project: &Project, request: &RestoreRequest) -> Place {
+    // A new database is made from the one that the URL names.
+    let is_made = request.create_database || project.scope() == ProjectScope::WholeDatabase;
+    Place { server: request.target_server.clone(), database: request.target_database.clone().filter(|_| !is_made) }
+}
+
+async fn plan(engine: &Engine, id: RestoreId, project: &Project, request: RestoreRequest) -> Result<Plan, JobError> {
+    let schema = match project.scope() {
+        ProjectScope::WholeDatabase => return Ok(engine.plan_database(id, request.target_database).await?),
+        ProjectScope::Schema(schema) => schema,
+    };
+    let is_elsewhere = !place_of(project, &request).is_own();
+    let becomes = request.target_schema.filter(|name| *name != schema);
+    if request.create_database {
+        let plan = engine.plan_database(id, request.target_database).await?;
+        return Ok(Plan { schema_becomes: becomes, ..plan });
+    }
+    let tables = Some(request.tables).filter(|tables| !tables.is_empty());
+    let copy = if tables.is_some() { Some(Plan::tables_name(id)) } else { becomes };
+    if let Some(copy) = copy {
+        return Ok(engine.plan_beside(id, &schema, Beside { schema: copy, tables }).await?);
+    }
+    let plan = engine.plan_schema(id, &schema).await?;
+    match &plan.target {
+        Target::Schema { live_oid: Some(_), .. } if is_elsewhere => {
+            let message = format!("there already is a schema {schema:?} in database {:?}", engine.admin.database);
+            Err(JobError::fail("restore.name_taken", format!("{message}: give it another name with target.schema")))
+        }
+        _ => Ok(plan),
+    }
+}
+
+/// What a restore came to whose end was lost.
+async fn look_again(session: &mut Session, content: &DatabaseContent) -> Result<Finished, JobError> {
+    if session.plan().beside().is_some() || session.plan().schema_becomes.is_some() {
+        return Ok(Finished { schema_oid: None, differences: vec![NOT_COMPARED.to_owned()] });
+    }
+    let differences = session.recount(content).await;
+    Ok(Finished { schema_oid: session.restored_oid().await?, differences })
+}
+
+const NOT_COMPARED: &str = "the worker was lost before the restore was compared";
+
+/// What a finished restore tells beside its differences.
+#[derive(Default)]
+struct Told {
+    warnings: Vec<String>,
+    /// `None`: by a worker that was lost.
+    way: Option<Way>,
 }
 
 /// Connects to the target and takes its lock, as the holder of the job's lease. Looked at before, because taking the lock ends another
@@ -160,17 +214,14 @@ pub async fn clean_up(context: &JobContext) -> Result<(), JobError> {
         Some((id, plan)) => {
             let RestorePayload { backup_id, .. } = context.payload()?;
             let backup = history::get(&context.app.pool, &everything(), backup_id).await?;
-            let finished = Finished {
-                schema_oid: None,
-                differences: vec!["the worker was lost before the restore was compared".to_owned()],
-            };
-            complete(context, &backup, id, &plan, finished, &[]).await?;
+            let finished = Finished { schema_oid: None, differences: vec![NOT_COMPARED.to_owned()] };
+            complete(context, &backup, id, &plan, finished, &Told::default()).await?;
             Err(JobError::Stopped)
         }
     }
 }
 
-fn everything() -> Scope {
+pub(super) fn everything() -> Scope {
     Scope::everything("the right to this backup was checked when the restore was asked for")
 }
 
@@ -183,12 +234,19 @@ pub(super) fn manifest_of(backup: &Backup) -> Result<Manifest, JobError> {
     })
 }
 
-/// The engine for a project's database.
-pub(super) async fn engine(app: &App, project: &Project) -> Result<Engine, JobError> {
+/// The engine for a place: a project's own database, or another.
+pub(super) async fn engine(app: &App, project: &Project, place: &Place) -> Result<Engine, JobError> {
+    let server = match &place.server {
+        None => app.project_database(project).await?,
+        Some(name) => app.database(Some(name)).await?,
+    };
     Ok(Engine {
         tools: Arc::clone(&app.tools),
-        admin: app.project_database(project).await?,
+        admin: place.database.as_ref().map_or_else(|| server.clone(), |database| server.with_database(database)),
         allow_vulnerable_clients: app.config.restore.allow_vulnerable_clients,
+        allow_detached_references: false,
+        one_transaction: app.config.restore.one_transaction,
+        keep_free: app.config.restore.keep_free.0,
     })
 }
 
@@ -211,7 +269,7 @@ pub(super) async fn put_right(context: &JobContext, project: &Project) -> Result
         let plan: Plan = serde_json::from_value(row.plan).map_err(|error| JobError::fail("restore.plan", error))?;
         let id = RestoreId(row.id);
         context.stage("putting right what an earlier attempt left").await;
-        let mut session = open_held(context, &engine(app, project).await?, &plan).await?;
+        let mut session = open_held(context, &engine(app, project, &plan.place).await?, &plan).await?;
         let recovery = session.roll_back().await?;
         match recovery {
             Recovery::Finished if row.job_id == context.lease.job.0 => finished = Some((id, plan)),
@@ -221,7 +279,7 @@ pub(super) async fn put_right(context: &JobContext, project: &Project) -> Result
                 let kept = kept(&plan);
                 let until = app.clock.now() + chrono::Duration::hours(i64::from(app.config.restore.undo_hours));
                 let kept = kept.as_ref().map(|(name, oid)| (name.as_str(), *oid));
-                let unknown = ["the worker was lost before the restore was compared".to_owned()];
+                let unknown = [NOT_COMPARED.to_owned()];
                 let until = Some(until);
                 history::finish_restore(&app.pool, id, "differences", &unknown, kept, restored_oid, until).await?;
             }
@@ -262,23 +320,52 @@ async fn bring_back(
     session: &mut Session,
     manifest: &Manifest,
     spooled: Spooled,
-) -> Result<(Finished, Vec<String>), JobError> {
+) -> Result<(Finished, Told), JobError> {
     let limit = Duration::from_secs(context.app.config.restore.timeout_seconds);
     let content = content_of(manifest)?;
-    context.stage("making room").await;
     context.check_stop()?;
-    let warnings = session.prepare(content, limit.as_secs()).await?;
-    for warning in &warnings {
-        context.log("warn", warning).await;
+    session.require_room(manifest.body.content.bytes).await?;
+    let mut warnings = prepare(context, session, content, limit).await?;
+    match load(context, session, manifest, spooled.clone(), limit).await {
+        Err(JobError::Fail { code: "restore.too_many_locks", message }) if *session.way() == Way::OneTransaction => {
+            context.log("warn", &message).await;
+            session.roll_back().await?;
+            session.without_one_transaction("the server's lock table was full");
+            warnings = prepare(context, session, content, limit).await?;
+            load(context, session, manifest, spooled, limit).await?;
+        }
+        loaded => loaded?,
     }
-    load(context, session, manifest, spooled, limit).await?;
     context.stage("comparing").await;
     let finished = tokio::time::timeout(limit, session.finish(content, &context.stop.token)).await;
     let finished = finished.map_err(|_| timed_out(limit))??;
-    Ok((finished, warnings))
+    warnings.extend(session.bodies_that_name_another().await?);
+    for warning in &warnings {
+        context.log("warn", warning).await;
+    }
+    Ok((finished, Told { warnings, way: Some(session.way().clone()) }))
 }
 
-async fn load(
+/// Makes room, and says how the dump will come to its place.
+async fn prepare(
+    context: &JobContext,
+    session: &mut Session,
+    content: &DatabaseContent,
+    limit: Duration,
+) -> Result<Vec<String>, JobError> {
+    context.stage("making room").await;
+    let warnings = session.prepare(content, limit.as_secs()).await?;
+    let way = session.way().clone();
+    let told = match &way {
+        Way::OneTransaction => "in one transaction".to_owned(),
+        Way::Aside { because } => format!("not in one transaction: {because}"),
+    };
+    context.log("info", &told).await;
+    context.report(serde_json::json!({ "stage": "making room", "way": way.as_str(), "way_because": way.because() }));
+    Ok(warnings)
+}
+
+pub(super) async fn load(
     context: &JobContext,
     session: &mut Session,
     manifest: &Manifest,
@@ -338,8 +425,8 @@ pub(super) fn timed_out(limit: Duration) -> JobError {
 /// The schema that waits for an undo.
 fn kept(plan: &Plan) -> Option<(String, i64)> {
     match &plan.target {
-        Target::Schema { live_oid: Some(oid), side, .. } => Some((side.clone(), i64::from(*oid))),
-        Target::Schema { live_oid: None, .. } | Target::Database { .. } => None,
+        Target::Schema { live_oid: Some(oid), side, beside: None, .. } => Some((side.clone(), i64::from(*oid))),
+        Target::Schema { .. } | Target::Database { .. } => None,
     }
 }
 
@@ -349,7 +436,7 @@ async fn complete(
     id: RestoreId,
     plan: &Plan,
     finished: Finished,
-    warnings: &[String],
+    told: &Told,
 ) -> Result<(), JobError> {
     let app = &context.app;
     let backup_id = BackupId(backup.id);
@@ -358,12 +445,15 @@ async fn complete(
     let undo_until =
         kept.is_some().then(|| app.clock.now() + chrono::Duration::hours(i64::from(app.config.restore.undo_hours)));
     let (schema, database) = match &plan.target {
-        Target::Schema { schema, .. } => (Some(schema), None),
-        Target::Database { database } => (None, Some(database)),
+        Target::Schema { schema, beside, .. } => {
+            (Some(beside.as_ref().map_or(schema, |copy| &copy.schema)), plan.place.database.as_ref())
+        }
+        Target::Database { database } => (plan.schema_becomes.as_ref(), Some(database)),
     };
     let result = serde_json::json!({
-        "restore_id": id, "backup_id": backup_id, "outcome": outcome, "differences": finished.differences, "warnings": warnings,
-        "schema": schema, "database": database, "undo_until": undo_until,
+        "restore_id": id, "backup_id": backup_id, "outcome": outcome, "differences": finished.differences,
+        "warnings": told.warnings, "schema": schema, "database": database, "server": plan.place.server, "undo_until": undo_until,
+        "way": told.way.as_ref().map(Way::as_str), "way_because": told.way.as_ref().and_then(Way::because),
     });
     let mut transaction = db::begin(&app.pool).await?;
     queue::fence(&mut transaction, context.lease).await?;
@@ -384,24 +474,18 @@ async fn complete(
     };
     history::record(&mut transaction, &event).await?;
     let payload = queue::payload(&mut *transaction, context.lease).await?;
-    let told = format!("backup {backup_id} restored: {outcome}");
-    ending::notify(&mut transaction, context, &payload, Some(backup_id), "restored", &told)
+    let message = format!("backup {backup_id} restored: {outcome}");
+    ending::notify(&mut transaction, context, &payload, Some(backup_id), "restored", &message)
         .await
         .map_err(|error| JobError::retry("control_plane.unavailable", error))?;
     queue::end(&mut *transaction, context.lease, &Ending::Completed(&result)).await?;
     transaction.commit().await?;
+    reached(Stage::Recorded).await;
     Ok(())
 }
 
-/// What a trial restore came to.
-pub(super) struct Trial {
-    pub differences: Vec<String>,
-    /// From the first byte fetched to the last row counted.
-    pub seconds: f64,
-}
-
 /// What a backup of a database holds; the other kinds are for download.
-fn content_of(manifest: &Manifest) -> Result<&DatabaseContent, JobError> {
+pub(super) fn content_of(manifest: &Manifest) -> Result<&DatabaseContent, JobError> {
     manifest.body.database().ok_or_else(|| not_restorable(manifest))
 }
 
@@ -413,46 +497,4 @@ fn not_restorable(manifest: &Manifest) -> JobError {
         Content::Files(_) => "an archive of files",
     };
     JobError::fail("backup.not_restorable", format!("{what} is for download, and is not restored into a database"))
-}
-
-/// Restores into a scratch database on the project's server, counts, and drops it again.
-pub(super) async fn trial(context: &JobContext, backup: &Backup, manifest: &Manifest) -> Result<Trial, JobError> {
-    if let Some(content) = manifest.body.files() {
-        return verify_files::trial(context, backup, manifest, content).await;
-    }
-    let app = &context.app;
-    let project = catalog::project(&app.pool, &everything(), &backup.project_id).await?;
-    let content = content_of(manifest)?;
-    if let Some(needed) = content.requirements.objects.first() {
-        return Err(JobError::fail(
-            "verify.needs_outside",
-            format!(
-                "the schema cannot be restored alone: it refers to {} {} and perhaps others",
-                needed.kind, needed.identity
-            ),
-        ));
-    }
-    put_right(context, &project).await?;
-    let begun = Instant::now();
-    let spooled = copies::fetch(context, backup, manifest).await?;
-    let engine = engine(app, &project).await?;
-    let id = RestoreId::generate();
-    let plan = engine.plan_database(id, Some(format!("hf_trial_{}", id.short()))).await?;
-    write_down(context, id, BackupId(backup.id), &project.id, &plan).await?;
-    let mut session = open_held(context, &engine, &plan).await?;
-    let limit = Duration::from_secs(app.config.restore.timeout_seconds);
-    let tried = async {
-        session.prepare(content, limit.as_secs()).await?;
-        load(context, &mut session, manifest, spooled, limit).await?;
-        context.stage("comparing").await;
-        Ok::<_, JobError>(session.recount(content).await)
-    }
-    .await;
-    if context.stop.reason() == Some(StopReason::LeaseLost) {
-        return Err(JobError::Stopped);
-    }
-    session.roll_back().await?;
-    history::rolled_back(&app.pool, id).await?;
-    session.close().await;
-    Ok(Trial { differences: tried?, seconds: begun.elapsed().as_secs_f64() })
 }

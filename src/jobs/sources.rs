@@ -100,7 +100,9 @@ async fn database(
         exclude_table_data: request.exclude_table_data.clone(),
     };
     let secret = secret.into_iter().map(|table| (CONTROL_PLANE_SCHEMA.to_owned(), table)).collect();
-    Ok(Box::new(PgDump::new(Arc::clone(&app.tools), options).choosing(choice).without_rows_of(secret)))
+    let proof = request.proof.or(project.own_settings().proof).unwrap_or(app.config.backup.proof);
+    let source = PgDump::new(Arc::clone(&app.tools), options).choosing(choice).without_rows_of(secret).proving(proof);
+    Ok(Box::new(source))
 }
 
 async fn files(context: &JobContext, project: &Project) -> Result<Box<dyn Source>, JobError> {

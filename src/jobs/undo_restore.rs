@@ -23,7 +23,9 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let everything = Scope::everything("the right to this restore was checked when the undo was asked for");
     let not_undoable = || JobError::fail("restore.not_undoable", "the restore can no longer be undone");
     let restore = history::restore_of_job(&app.pool, request.restore_job_id).await?.ok_or_else(not_undoable)?;
-    if restore.state != RestoreState::Done.as_str() {
+    // Asked for in time, it may come too late: what was replaced may be half dropped by then.
+    if restore.state != RestoreState::Done.as_str() || restore.undo_until.is_some_and(|until| until <= app.clock.now())
+    {
         return Err(not_undoable());
     }
     if let Some(plan) = FilesPlan::read(&restore.plan) {
@@ -33,7 +35,7 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         serde_json::from_value(restore.plan.clone()).map_err(|error| JobError::fail("restore.plan", error))?;
     let project = catalog::project(&app.pool, &everything, &restore.project_id).await?;
     put_right(context, &project).await?;
-    let engine = engine(app, &project).await?;
+    let engine = engine(app, &project, &plan.place).await?;
     context.check_stop()?;
     context.stage("swapping back").await;
     let restored_oid = restore.restored_oid.and_then(|oid| u32::try_from(oid).ok());

@@ -1,14 +1,15 @@
 //! `verify_backup`: is a stored backup what the history says? `head` asks the storages for the size, `read` decrypts and decompresses every byte,
-//! `restore` brings it back into a scratch database and counts.
+//! `restore` brings it back into a scratch database and compares it with its proof.
 
 use serde::Serialize;
 
 use super::{
     context::{JobContext, JobError},
     copies::{self, CopyFault, Readable},
+    ending,
     queue::{self, Ending},
     request::{Depth, VerifyPayload},
-    restore_backup,
+    trial_restore,
 };
 use crate::{
     db,
@@ -85,7 +86,16 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let mut differences = Vec::new();
     let mut seconds = None;
     if request.depth == Depth::Restore && has_good {
-        let trial = restore_backup::trial(context, &backup, &manifest).await?;
+        let trial = match trial_restore::run(context, &backup, &manifest).await {
+            Err(JobError::Fail { code, message }) => {
+                // It is shown at the backup too, until another trial comes to its end.
+                let told = [format!("the trial restore failed ({code}): {message}")];
+                let now = app.clock.now();
+                history::tried(&app.pool, request.backup_id, now, None, &told).await?;
+                return Err(JobError::Fail { code, message });
+            }
+            tried => tried?,
+        };
         differences = trial.differences;
         seconds = Some(trial.seconds);
     }
@@ -133,6 +143,9 @@ async fn write(
         }
         let message = differences.first().map(String::as_str);
         history::verified(&mut *transaction, id, depth.as_str(), outcome == "verified", message).await?;
+        if seconds.is_some() {
+            history::tried(&mut *transaction, id, context.app.clock.now(), seconds, differences).await?;
+        }
         copies::settle(&mut transaction, context, backup).await?;
     }
     let result = serde_json::json!({
@@ -150,7 +163,12 @@ async fn write(
         detail,
     };
     history::record(&mut transaction, &event).await?;
+    let payload = queue::payload(&mut *transaction, context.lease).await?;
     queue::end(&mut *transaction, context.lease, &Ending::Completed(&result)).await?;
+    // After the end: what is told is read from the job's result.
+    ending::notify(&mut transaction, context, &payload, Some(id), "verified", "")
+        .await
+        .map_err(|error| JobError::retry("control_plane.unavailable", error))?;
     transaction.commit().await?;
     Ok(())
 }

@@ -15,8 +15,8 @@ use tokio::task::spawn_blocking;
 use super::{
     context::{JobContext, JobError},
     copies::{self, CopyFault},
-    restore_backup::Trial,
     restore_files::{blocking, extract},
+    trial_restore::Trial,
 };
 use crate::{
     artifact::Encoding,

@@ -22,7 +22,7 @@ use super::{
     context::{JobContext, JobError, Stop, StopReason, component},
     delete_backup, drop_replaced, ending, export_backup, import_backup,
     queue::{self, Claimed, QueueError, Renewal},
-    repair_copies, restore_backup, undo_restore, verify_backup,
+    repair_copies, restore_backup, try_import, undo_restore, verify_backup,
 };
 use crate::{
     app::App,
@@ -279,9 +279,11 @@ impl Worker {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(context.lease.token, (context.lease.job, stop.clone()));
         let renewal = tokio::spawn(keep_lease(context.clone(), seen, self.lease_for()).in_current_span());
+        tell_of_beginning(&context).await;
         let result = attempt(&context).await;
         match result {
             Ok(()) => {
+                tell_of_verification(&context).await;
                 metrics::job_attempt(&context.job.r#type, Outcome::Completed, context.began.elapsed());
                 tracing::info!(job = %context.lease.job, "{}: done", context.component());
             }
@@ -290,6 +292,27 @@ impl Worker {
         }
         renewal.abort();
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&context.lease.token);
+    }
+}
+
+/// Tells that a backup or a restore begins. That it cannot be told keeps nothing from beginning.
+async fn tell_of_beginning(context: &JobContext) {
+    let is_told = context.job.takes_backup() || context.job.r#type == JobType::RestoreBackup.as_str();
+    let begins = context.stop.reason().is_none() && context.job.attempts <= context.job.max_attempts;
+    if is_told
+        && begins
+        && let Err(error) = ending::started(context).await
+    {
+        tracing::warn!(job = %context.lease.job, "{}: cannot tell that it began: {error}", context.component());
+    }
+}
+
+/// Tells what a verification came to, should its end not have told it: what was told is not told again.
+async fn tell_of_verification(context: &JobContext) {
+    if context.job.r#type == JobType::VerifyBackup.as_str()
+        && let Err(error) = ending::verified(context).await
+    {
+        tracing::warn!(job = %context.lease.job, "{}: cannot tell what was found: {error}", context.component());
     }
 }
 
@@ -316,6 +339,7 @@ async fn attempt(context: &JobContext) -> Result<(), JobError> {
         match job_type {
             JobType::RestoreBackup if gave_up => restore_backup::clean_up(&handler).await,
             JobType::RepairCopies if gave_up => repair_copies::clean_up(&handler).await,
+            JobType::TryImport if gave_up => try_import::clean_up(&handler).await,
             // What an export has left is looked after when its end is written.
             _ if gave_up => Ok(()),
             JobType::ExportBackup | JobType::ExportLogs | JobType::ExportStorage => {
@@ -328,6 +352,7 @@ async fn attempt(context: &JobContext) -> Result<(), JobError> {
             JobType::RepairCopies => return repair_copies::run(&handler).await,
             JobType::DeleteBackup => return delete_backup::run(&handler).await,
             JobType::ImportBackup => return import_backup::run(&handler).await,
+            JobType::TryImport => return try_import::run(&handler).await,
         }?;
         Err(JobError::fail(
             "worker.lost",

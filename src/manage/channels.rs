@@ -1,5 +1,11 @@
 //! Notice channels: operators manage all, organisation admins those of their organisation and its projects.
 
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -12,9 +18,23 @@ use crate::{
     catalog::{self, ChannelConfig, ChannelRow, ManageError, Managed, NoticeEvent, Settings, SettingsFault},
     db,
     history::{self, Event},
+    notify::Senders,
     outgoing::{Outgoing, OutgoingError},
+    tell::{self, Trial},
     tenant::{Caller, Permission},
 };
+
+/// Longest wait for a test. Below the limit of a request.
+const TEST_LIMIT: std::time::Duration = std::time::Duration::from_secs(25);
+
+/// Most channels that an organisation's admins have made for it and its projects together: what happens is written down once for each.
+const MAX_CHANNELS: usize = 50;
+
+/// Between two tests of a channel by people who are no operators: each is a message to somebody.
+const TEST_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// When channels were tested last, by such people.
+static TESTED: Mutex<BTreeMap<Uuid, Instant>> = Mutex::new(BTreeMap::new());
 
 /// A channel as it may be shown.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -23,6 +43,7 @@ pub struct ShownChannel {
     #[schema(example = "on-call")]
     pub name: String,
     /// `email`, `webhook` or `telegram`.
+    #[schema(example = "webhook")]
     pub r#type: String,
     /// It hears of this project alone.
     pub project_id: Option<String>,
@@ -177,10 +198,31 @@ pub async fn add(app: &App, caller: &Caller, new: NewChannel) -> Result<ShownCha
         (_, Some(project)) => drop(catalog::lock_project(&mut *transaction, &caller.scope(), project).await?),
         _ => {}
     }
+    check_room(&mut transaction, caller).await?;
     let row = catalog::put_channel(&mut *transaction, &row).await?;
-    tell(&mut transaction, caller, "channel_added", &row, json!({})).await?;
+    write_event(&mut transaction, caller, "channel_added", &row, json!({})).await?;
     transaction.commit().await?;
     Ok(shown(app, caller, row))
+}
+
+/// Refuses an organisation's admins one channel too many, one caller after the other. What operators made does not count.
+async fn check_room(connection: &mut PgConnection, caller: &Caller) -> Result<(), ManageError> {
+    if is_operator(caller) {
+        return Ok(());
+    }
+    if let Some(id) = &caller.organization_id {
+        catalog::lock_organization(&mut *connection, id).await?;
+    }
+    let rows = catalog::channels(&mut *connection, &caller.scope(), None, None, 1_000).await?;
+    if rows.iter().filter(|row| row.is_tenants_own).count() < MAX_CHANNELS {
+        return Ok(());
+    }
+    Err(ManageError::Source {
+        code: "channel.too_many",
+        is_conflict: true,
+        message: format!("the organisation and its projects have {MAX_CHANNELS} channels of their own already"),
+        hint: Some("Remove one that nobody needs, or ask an operator to add this one.".to_owned()),
+    })
 }
 
 /// Changes a channel. What it is of, and its type, stay.
@@ -225,9 +267,69 @@ pub async fn change(
     row.enabled = changes.enabled.unwrap_or(row.enabled);
     row.settings_sealed = settings.unwrap_or(row.settings_sealed);
     let row = catalog::put_channel(&mut *transaction, &row).await?;
-    tell(&mut transaction, caller, "channel_changed", &row, json!(fields)).await?;
+    write_event(&mut transaction, caller, "channel_changed", &row, json!(fields)).await?;
     transaction.commit().await?;
     Ok(shown(app, caller, row))
+}
+
+/// What a test has shown.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct ChannelTest {
+    pub channel: Uuid,
+    /// Everyone has taken it.
+    pub good: bool,
+    /// One for each recipient.
+    pub trials: Vec<Trial>,
+}
+
+/// Sends a test message to a channel, at once and whether it is switched on or not.
+pub async fn test(app: &App, caller: &Caller, id: Uuid) -> Result<ChannelTest, ManageError> {
+    require_admin(caller, Permission::Write)?;
+    let row = catalog::channel(&app.pool, &caller.scope(), id).await?;
+    if !is_operator(caller) && !may_test_now(id) {
+        let by = format!("it was tested less than {} seconds ago; wait a little", TEST_PAUSE.as_secs());
+        return Err(ManageError::InUse { what: Managed::Channel, name: row.name, by });
+    }
+    let senders = Senders::new(&app.config).map_err(|error| match is_operator(caller) {
+        true => ManageError::invalid("notify.set_up", error.to_string()),
+        // It tells of the platform's files and mail server.
+        false => {
+            tracing::warn!("Notices: cannot be set up for a test: {error}");
+            ManageError::invalid("notify.set_up", "notices cannot be sent now; an operator can see why")
+        }
+    })?;
+    let tried = tokio::time::timeout(TEST_LIMIT, tell::test_channel(app, &senders, &row)).await;
+    let mut trials = tried.unwrap_or_else(|_| {
+        let problem = Some(format!("no end of the test within {} seconds", TEST_LIMIT.as_secs()));
+        vec![Trial { channel: row.kind.clone(), recipient: row.name.clone(), good: false, problem, hint: None }]
+    });
+    let is_hidden = is_operators_choice(caller, &row);
+    for trial in &mut trials {
+        if is_hidden {
+            trial.recipient.clone_from(&row.name);
+        }
+        // What is there is none of the caller's business, nor is the platform's mail server.
+        if !trial.good && (is_hidden || (!is_operator(caller) && row.kind == "email")) {
+            trial.problem = Some("it was not taken; an operator can see why".to_owned());
+            trial.hint = None;
+        }
+    }
+    let good = trials.iter().all(|trial| trial.good);
+    let mut connection = app.pool.acquire().await?;
+    write_event(&mut connection, caller, "channel_tested", &row, json!({ "good": good })).await?;
+    Ok(ChannelTest { channel: id, good, trials })
+}
+
+/// Whether a channel's last test is long enough ago. Counts this one.
+fn may_test_now(id: Uuid) -> bool {
+    let now = Instant::now();
+    let mut tested = TESTED.lock().unwrap_or_else(PoisonError::into_inner);
+    tested.retain(|_, at| now.duration_since(*at) < TEST_PAUSE);
+    let may = !tested.contains_key(&id);
+    if may {
+        tested.insert(id, now);
+    }
+    may
 }
 
 /// Removes a channel.
@@ -236,7 +338,7 @@ pub async fn delete(app: &App, caller: &Caller, id: Uuid, mode: Mode) -> Result<
     let mut transaction = db::begin(&app.pool).await?;
     let row = catalog::channel(&mut *transaction, &caller.scope(), id).await?;
     catalog::delete_channel(&mut *transaction, id).await?;
-    tell(&mut transaction, caller, "channel_deleted", &row, json!({})).await?;
+    write_event(&mut transaction, caller, "channel_deleted", &row, json!({})).await?;
     if mode == Mode::DryRun {
         return Ok(());
     }
@@ -245,7 +347,7 @@ pub async fn delete(app: &App, caller: &Caller, id: Uuid, mode: Mode) -> Result<
 }
 
 /// Writes the event: into the project's own trail where it is a project's.
-async fn tell(
+async fn write_event(
     connection: &mut PgConnection,
     caller: &Caller,
     event: &str,

@@ -41,6 +41,7 @@ pub async fn discover(app: &App, caller: &Caller, is_adding: bool) -> Result<Vec
             what: What::Schema(found.schema.clone()),
             storages: Vec::new(),
             retention_days: None,
+            files: None,
         };
         match add(app, caller, new).await {
             Ok(_) => found.added = true,

@@ -9,6 +9,7 @@ pub mod databases;
 pub mod discover;
 pub mod organizations;
 pub mod projects;
+pub mod standing;
 pub mod storages;
 
 use sqlx::PgConnection;
@@ -16,6 +17,7 @@ use sqlx::PgConnection;
 use crate::{
     catalog::{ManageError, SettingsFault},
     history::{self, HistoryError, PeopleEvent},
+    jobs::request::RequestError,
     tenant::{Caller, Permission, Role},
 };
 
@@ -74,6 +76,22 @@ fn check_name(code: &'static str, name: &str) -> Result<(), ManageError> {
 impl From<SettingsFault> for ManageError {
     fn from(fault: SettingsFault) -> Self {
         Self::invalid("request.settings", fault.to_string())
+    }
+}
+
+impl From<RequestError> for ManageError {
+    fn from(error: RequestError) -> Self {
+        let (code, message, hint) = (error.code(), error.to_string(), error.hint().map(str::to_owned));
+        match error {
+            RequestError::Database(error) => Self::Database(error),
+            RequestError::Forbidden(permission) => Self::Forbidden(permission),
+            RequestError::Conflict { .. } | RequestError::Busy { .. } => {
+                Self::Source { code, is_conflict: true, message, hint }
+            }
+            RequestError::NotFound { .. } | RequestError::Invalid { .. } => {
+                Self::Source { code, is_conflict: false, message, hint }
+            }
+        }
     }
 }
 

@@ -10,12 +10,13 @@ use super::{check_name, is_operator, require_admin};
 use crate::{
     app::App,
     catalog::{
-        self, CatalogError, MAX_RETENTION_DAYS, ManageError, Managed, NewProject, Project, ProjectChanges,
+        self, CatalogError, FileSource, MAX_RETENTION_DAYS, ManageError, Managed, NewProject, Project, ProjectChanges,
         ProjectFilter, ProjectScope,
     },
     db,
     history::{self, Event},
     ids::{CONTROL_PLANE_PROJECT, ProjectId},
+    jobs::request,
     postgres::{connect::ConnectInfo, inspect},
     tenant::{Caller, Permission, Scope},
 };
@@ -66,6 +67,8 @@ pub struct AddProject {
     /// Empty: those of the configuration's choice.
     pub storages: Vec<String>,
     pub retention_days: Option<u32>,
+    /// Where its files are, beside the database. For operators.
+    pub files: Option<FileSource>,
 }
 
 /// A project that was added, and what is odd about it.
@@ -192,7 +195,8 @@ pub async fn add(app: &App, caller: &Caller, add: AddProject) -> Result<Added, M
     }
     let own = caller.organization_id.as_deref();
     let is_anothers = add.organization_id.as_deref().is_some_and(|id| Some(id) != own);
-    refuse_source(caller, is_anothers || !matches!((&add.home, &add.what), (Home::Control, What::OwnSchema)))?;
+    let has_own_schema = matches!((&add.home, &add.what), (Home::Control, What::OwnSchema));
+    refuse_source(caller, is_anothers || !has_own_schema || add.files.is_some())?;
     check_retention(add.retention_days)?;
     check_storages(app, &add.storages).await?;
     let scope = match add.what {
@@ -213,6 +217,9 @@ pub async fn add(app: &App, caller: &Caller, add: AddProject) -> Result<Added, M
         && (add.id.as_str() == app.config.backup.default_project || add.id.as_str() == CONTROL_PLANE_PROJECT)
     {
         return Err(CatalogError::ProjectExists(add.id.to_string()).into());
+    }
+    if let Some(files) = &add.files {
+        request::find_files(app, files).await?;
     }
     let (info, database_name, is_new) = home(app, add.home).await?;
     let mut warning = None;
@@ -251,10 +258,14 @@ pub async fn add(app: &App, caller: &Caller, add: AddProject) -> Result<Added, M
         None => {}
     }
     let project = catalog::add_project(&mut *transaction, &new).await?;
-    let project = catalog::change_project(&mut *transaction, &project, &changes).await?;
+    let mut project = catalog::change_project(&mut *transaction, &project, &changes).await?;
+    if let Some(files) = &add.files {
+        request::put_files(&mut transaction, app, &project, Some(files)).await?;
+        project = catalog::project(&mut *transaction, &caller.scope(), &project.id).await?;
+    }
     let detail = json!({
         "scope": project.backup_scope, "schema": project.schema_name, "database": project.database_name,
-        "organization_id": project.organization_id, "status": project.status,
+        "organization_id": project.organization_id, "status": project.status, "files": project.files,
     });
     tell(&mut transaction, caller, "project_added", &project, detail).await?;
     transaction.commit().await?;
@@ -350,21 +361,22 @@ async fn missing(info: &ConnectInfo, schema: &str) -> Option<String> {
     }
 }
 
-/// Changes a project. Name, status, storages and how long backups are kept are for organisation admins too; what is backed up, and whose
-/// it is, for operators.
+/// Changes a project. Name, status, storages and how long backups are kept are for organisation admins too; what is backed up (its files too),
+/// and whose it is, for operators.
 ///
 /// # Errors
-/// Among others: it would move to another schema or database while jobs have it in hand, or a restore can still be undone.
+/// Among others: it would move to another schema, database or directory while jobs have it in hand, or a restore can still be undone.
 pub async fn change(app: &App, caller: &Caller, id: &str, changes: ProjectChanges) -> Result<Project, ManageError> {
     require_admin(caller, Permission::Write)?;
     let scope = caller.scope();
     let project = catalog::project(&app.pool, &scope, id).await?;
     let moves = changes.scope.is_some() || changes.database_name.is_some();
-    if project.is_control_plane() && (moves || changes.organization_id.is_some() || changes.status.is_some()) {
+    let chooses = moves || changes.organization_id.is_some() || changes.files.is_some();
+    if project.is_control_plane() && (chooses || changes.status.is_some()) {
         let message = "the control plane's own project is always backed up as what it is";
         return Err(ManageError::invalid("project.built_in", message));
     }
-    refuse_source(caller, moves || changes.organization_id.is_some())?;
+    refuse_source(caller, chooses)?;
     if let Some(name) = &changes.name {
         check_name("request.name", name)?;
     }
@@ -373,7 +385,14 @@ pub async fn change(app: &App, caller: &Caller, id: &str, changes: ProjectChange
     if let Some(ProjectScope::Schema(schema)) = &changes.scope {
         check_schema(schema)?;
     }
+    if let Some(Some(files)) = &changes.files {
+        request::find_files(app, files).await?;
+    }
     let mut transaction = db::begin(&app.pool).await?;
+    if moves || changes.files.is_some() {
+        // Before the project's row, as everywhere.
+        catalog::one_source_at_a_time(&mut *transaction).await?;
+    }
     let before = catalog::lock_project(&mut *transaction, &scope, id).await?;
     if let Some(status) = &changes.status {
         check_status(caller, Some(&before.status), status)?;
@@ -383,8 +402,10 @@ pub async fn change(app: &App, caller: &Caller, id: &str, changes: ProjectChange
     }
     hold_organization(&mut transaction, caller, changes.organization_id.as_ref().and_then(Option::as_deref)).await?;
     if moves {
-        catalog::one_source_at_a_time(&mut *transaction).await?;
         refuse_held(&mut transaction, &before).await?;
+    }
+    if let Some(files) = &changes.files {
+        request::put_files(&mut transaction, app, &before, files.as_ref()).await?;
     }
     let after = catalog::change_project(&mut *transaction, &before, &changes).await?;
     if moves && let ProjectScope::Schema(schema) = after.scope() {
@@ -417,7 +438,7 @@ fn difference(before: &Project, after: &Project) -> Value {
         json!({
             "name": p.name, "status": p.status, "organization_id": p.organization_id, "scope": p.backup_scope,
             "schema": p.schema_name, "database": p.database_name, "storages": own.storages,
-            "retention_days": own.retention_days,
+            "retention_days": own.retention_days, "proof": own.proof, "files": p.files,
         })
     };
     let (before, after) = (fields(before), fields(after));

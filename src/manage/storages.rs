@@ -40,6 +40,7 @@ pub struct ShownStorage {
     #[schema(inline)]
     pub origin: Origin,
     /// `local`, `s3` or `telegram`.
+    #[schema(example = "s3")]
     pub r#type: String,
     /// Where it is, for people.
     pub place: Option<String>,

@@ -1,4 +1,17 @@
-//! The manifest as it lies beside an artifact: a head in the clear, and a body in the clear or as `{"age": "<armoured age file>"}`.
+//! The manifest as it lies beside an artifact: a head in the clear, a body in the clear or as `{"age": "<armoured age file>"}`, and a seal.
+//!
+//! A seal is the file's end, and always of the same length and form:
+//!
+//! ```text
+//! ,
+//!   "seal": {
+//!     "key": "0123456789abcdef",
+//!     "ed25519": "…88 characters of base64…"
+//!   }
+//! }
+//! ```
+//!
+//! It signs the bytes before it, as they are stored: `head -c -157 FILE` gives them. Nothing is parsed and written again to check it.
 
 use std::io::{Read, Write};
 
@@ -6,25 +19,67 @@ use age::{
     Decryptor,
     armor::{ArmoredReader, ArmoredWriter, Format},
 };
-use serde::{Deserialize, Serialize};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use crate::{
-    artifact::Encryption,
+    artifact::{ArtifactName, Encryption},
     byte_size::ByteSize,
     ids::LeaseToken,
     manifest::{Body, Head, Manifest, VERSION},
     storage::{Error, ErrorKind, Locator, Storage, get_whole, put_whole},
-    transform::{DecodeError, Identities, age as age_stream},
+    transform::{
+        DecodeError, Identities, age as age_stream,
+        seal::{KeyId, SIGNATURE_BYTES, SealError, SealKey, Seals},
+    },
 };
 
 /// The largest manifest that is written or read.
 pub const MAX_MANIFEST: ByteSize = ByteSize::mib(64);
 
 /// A manifest as stored: its body may need a key.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct ManifestFile {
     pub head: Head,
     body: StoredBody,
+    seal: Seal,
+    bytes: Bytes,
+}
+
+#[derive(Clone, Debug)]
+enum Seal {
+    None,
+    /// There is one, and it is not the file's end in the one form that it has.
+    Misshapen,
+    Signed {
+        key: KeyId,
+        signature: Box<[u8; SIGNATURE_BYTES]>,
+    },
+}
+
+/// The end of a sealed file, around the key's name and the signature.
+const SEAL: [&str; 3] = [",\n  \"seal\": {\n    \"key\": \"", "\",\n    \"ed25519\": \"", "\"\n  }\n}\n"];
+/// Characters of a key's name and of a signature.
+const SEAL_FIELDS: [usize; 2] = [16, 88];
+/// Bytes of that end.
+pub const SEAL_BYTES: usize = SEAL[0].len() + SEAL_FIELDS[0] + SEAL[1].len() + SEAL_FIELDS[1] + SEAL[2].len();
+/// What a file without a seal ends with, where a sealed one has its seal.
+const END: &str = "\n}";
+
+/// What is written before the seal.
+#[derive(Serialize)]
+struct Unsealed<'a> {
+    head: &'a Head,
+    body: &'a StoredBody,
+}
+
+#[derive(Deserialize)]
+struct Parsed {
+    head: Head,
+    body: StoredBody,
+    #[serde(default)]
+    seal: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,8 +133,15 @@ impl ManifestError {
 }
 
 impl ManifestFile {
-    /// Puts a manifest into its stored form; the body is encrypted to `recipients` when the artifact is.
-    pub fn seal(manifest: &Manifest, recipients: &[age::x25519::Recipient]) -> std::io::Result<Self> {
+    /// A manifest in its stored form; the body is encrypted to `recipients` when the artifact is.
+    ///
+    /// # Errors
+    /// There are no recipients to encrypt to.
+    pub fn write(
+        manifest: &Manifest,
+        recipients: &[age::x25519::Recipient],
+        key: Option<&SealKey>,
+    ) -> std::io::Result<Vec<u8>> {
         let body = match manifest.head.encoding.encryption {
             Encryption::None => StoredBody::Clear(Box::new(manifest.body.clone())),
             Encryption::Age => {
@@ -90,17 +152,54 @@ impl ManifestFile {
                 StoredBody::Sealed(Sealed { age: String::from_utf8(text).map_err(std::io::Error::other)? })
             }
         };
-        Ok(Self { head: manifest.head.clone(), body })
+        let mut bytes = serde_json::to_vec_pretty(&Unsealed { head: &manifest.head, body: &body })?;
+        if let Some(key) = key {
+            bytes.truncate(bytes.len() - END.len());
+            let (id, signature) = (key.public().id().to_string(), BASE64.encode(key.sign(&bytes)));
+            for piece in [SEAL[0], &id, SEAL[1], &signature, SEAL[2]] {
+                bytes.extend_from_slice(piece.as_bytes());
+            }
+        }
+        Ok(bytes)
     }
 
-    /// Reads the stored form.
+    /// Reads the stored form. Whose it is, [`sealed_by`](Self::sealed_by) tells.
+    ///
+    /// # Errors
+    /// It is not one that this version reads.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let malformed = |e: serde_json::Error| ManifestError::Malformed(e.to_string());
         let versioned: Versioned = serde_json::from_slice(bytes).map_err(malformed)?;
         if versioned.head.manifest_version > VERSION {
             return Err(ManifestError::Newer { found: versioned.head.manifest_version });
         }
-        serde_json::from_slice(bytes).map_err(malformed)
+        let Parsed { head, body, seal } = serde_json::from_slice(bytes).map_err(malformed)?;
+        let seal = match (seal, read_seal(bytes)) {
+            (None, _) => Seal::None,
+            (Some(_), None) => Seal::Misshapen,
+            (Some(_), Some((key, signature))) => Seal::Signed { key, signature },
+        };
+        Ok(Self { head, body, seal, bytes: Bytes::copy_from_slice(bytes) })
+    }
+
+    /// The stored form, byte for byte.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Which accepted key has sealed all of it.
+    ///
+    /// # Errors
+    /// It has no seal, one of a strange key, or one that does not fit.
+    pub fn sealed_by(&self, seals: &Seals) -> Result<KeyId, SealError> {
+        match &self.seal {
+            Seal::None => Err(SealError::Missing),
+            Seal::Misshapen => Err(SealError::Broken),
+            Seal::Signed { key, signature } => {
+                let signed = &self.bytes[..self.bytes.len().saturating_sub(SEAL_BYTES)];
+                seals.check(*key, signed, signature).map(|()| *key)
+            }
+        }
     }
 
     /// The manifest with its body, which may need an identity.
@@ -120,21 +219,49 @@ impl ManifestFile {
     }
 }
 
-/// Publishes the manifest beside its artifact and reads it back in full, unless the storage's key may only write.
+/// The key's name and the signature at the end of a sealed file.
+fn read_seal(bytes: &[u8]) -> Option<(KeyId, Box<[u8; SIGNATURE_BYTES]>)> {
+    let (_, end) = bytes.split_at_checked(bytes.len().checked_sub(SEAL_BYTES)?)?;
+    let rest = end.strip_prefix(SEAL[0].as_bytes())?;
+    let (key, rest) = rest.split_at_checked(SEAL_FIELDS[0])?;
+    let rest = rest.strip_prefix(SEAL[1].as_bytes())?;
+    let (signature, rest) = rest.split_at_checked(SEAL_FIELDS[1])?;
+    if rest != SEAL[2].as_bytes() {
+        return None;
+    }
+    let signature: [u8; SIGNATURE_BYTES] = BASE64.decode(signature).ok()?.try_into().ok()?;
+    Some((std::str::from_utf8(key).ok()?.parse().ok()?, Box::new(signature)))
+}
+
+/// Publishes the manifest beside its artifact, sealed where there is a key, and reads it back in full, unless the storage's key may only write.
 pub async fn publish_manifest(
     storage: &dyn Storage,
     manifest: &Manifest,
     recipients: &[age::x25519::Recipient],
+    key: Option<&SealKey>,
     attempt: LeaseToken,
 ) -> Result<Locator, Error> {
     let name = manifest.head.key.manifest();
     let failed = |e: std::io::Error| Error::new(ErrorKind::Invalid, format!("cannot write {name}")).with_source(e);
-    let file = ManifestFile::seal(manifest, recipients).map_err(failed)?;
-    let bytes = serde_json::to_vec_pretty(&file).map_err(|e| failed(e.into()))?;
+    let bytes = ManifestFile::write(manifest, recipients, key).map_err(failed)?;
+    publish_written(storage, &name, bytes.into(), attempt).await
+}
+
+/// Publishes a manifest that lies beside another copy, as it is: nobody seals for a second time what another had sealed.
+pub async fn publish_again(storage: &dyn Storage, file: &ManifestFile, attempt: LeaseToken) -> Result<Locator, Error> {
+    publish_written(storage, &file.head.key.manifest(), file.bytes.clone(), attempt).await
+}
+
+async fn publish_written(
+    storage: &dyn Storage,
+    name: &ArtifactName,
+    bytes: Bytes,
+    attempt: LeaseToken,
+) -> Result<Locator, Error> {
     if bytes.len() as u64 > MAX_MANIFEST.0 {
         return Err(Error::new(ErrorKind::TooLarge, format!("cannot write {name} of {} bytes", bytes.len())));
     }
-    let at = put_whole(storage, &name, attempt, bytes.clone().into()).await?;
+    let at = put_whole(storage, name, attempt, bytes.clone()).await?;
     match get_whole(storage, &at, MAX_MANIFEST).await {
         Ok(read) if read == bytes => Ok(at),
         Ok(_) => Err(Error::new(ErrorKind::Corrupt, format!("{name} does not read back as it was written"))),
@@ -155,4 +282,77 @@ pub async fn read_manifest(
     identities: &Identities,
 ) -> Result<Manifest, ManifestError> {
     read_manifest_file(storage, at).await?.open(identities)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::Fingerprint;
+
+    fn file() -> (SealKey, Vec<u8>) {
+        let key = SealKey::from_seed([9; 32]).unwrap();
+        let manifest: Manifest = serde_json::from_value(serde_json::json!({
+            "head": {
+                "manifest_version": 1, "written_by": "holdfast", "backup_id": "0199c5f0-7c1e-7d2a-9d5c-2a52b6f0e7aa",
+                "project_id": "acme", "type": "storage", "key": "backups/acme/a-2a52b6f0e7aa.sql", "compression": "none",
+                "encryption": "none", "stored": Fingerprint::of(b"x"), "parts": [Fingerprint::of(b"x")],
+                "created_at": "2026-11-21T02:00:00Z", "expires_at": null,
+            },
+            "body": { "content": Fingerprint::of(b"x"), "file": { "file_name": "a.sql" } },
+        }))
+        .unwrap();
+        let bytes = ManifestFile::write(&manifest, &[], Some(&key)).unwrap();
+        (key, bytes)
+    }
+
+    #[test]
+    fn a_seal_is_the_end_of_the_file_and_covers_every_byte_before_it() {
+        let (key, bytes) = file();
+        let seals = Seals::default().accepting([key.public()]);
+        let good = ManifestFile::parse(&bytes).unwrap();
+        assert_eq!(good.sealed_by(&seals), Ok(key.public().id()));
+        assert_eq!(good.bytes(), &bytes);
+        assert_eq!(SEAL_BYTES, 157, "the number that this module and docs/recovery.md tell");
+        let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(value["seal"]["key"], key.public().id().to_string());
+        assert_eq!(
+            ManifestFile::parse(&bytes).unwrap().sealed_by(&Seals::default()),
+            Err(SealError::UnknownKey(key.public().id()))
+        );
+        // Every byte changed, every length but its own.
+        let accepted =
+            |bytes: &[u8]| ManifestFile::parse(bytes).ok().is_some_and(|file| file.sealed_by(&seals).is_ok());
+        for at in 0..bytes.len() {
+            let mut altered = bytes.clone();
+            altered[at] ^= 1;
+            assert!(!accepted(&altered), "byte {at}");
+            assert!(!accepted(&bytes[..at]), "cut at {at}");
+        }
+        for more in ["\n", " ", "}", "\0"] {
+            assert!(!accepted(&[&bytes, more.as_bytes()].concat()), "{more:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_key_there_is_no_seal_and_one_of_another_form_is_broken() {
+        let (key, bytes) = file();
+        let seals = Seals::default().accepting([key.public()]);
+        let mut value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let sealed_by = |value: &serde_json::Value| {
+            ManifestFile::parse(&serde_json::to_vec_pretty(value).unwrap()).unwrap().sealed_by(&seals)
+        };
+        assert_eq!(sealed_by(&value), Err(SealError::Broken), "without the line's end");
+        value["seal"] = serde_json::json!({});
+        assert_eq!(sealed_by(&value), Err(SealError::Broken));
+        value.as_object_mut().unwrap().remove("seal");
+        assert_eq!(sealed_by(&value), Err(SealError::Missing));
+        // A second head, a second seal.
+        let text = String::from_utf8(bytes).unwrap();
+        for twice in [
+            text.replacen("{", "{\n  \"head\": {\"manifest_version\": 1},", 1),
+            text.replacen("{", "{\"seal\": {},", 1),
+        ] {
+            assert!(ManifestFile::parse(twice.as_bytes()).is_err());
+        }
+    }
 }

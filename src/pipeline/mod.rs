@@ -18,7 +18,10 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     backup::back_up,
     fetch::{FetchError, Spooled, check, check_seal, content, spool},
-    manifest_file::{MAX_MANIFEST, ManifestError, ManifestFile, publish_manifest, read_manifest, read_manifest_file},
+    manifest_file::{
+        MAX_MANIFEST, ManifestError, ManifestFile, SEAL_BYTES, publish_again, publish_manifest, read_manifest,
+        read_manifest_file,
+    },
     publish::{Check, ReadBack},
     transfer::{TransferError, transfer},
 };

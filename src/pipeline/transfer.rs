@@ -90,23 +90,29 @@ async fn pass_on(
 ) -> Result<(), TransferError> {
     let mut digest = Fingerprinter::default();
     let mut gathered = BytesMut::new();
-    let mut ended = false;
-    while !ended {
-        while gathered.len() < part && !ended {
-            match chunks.try_next().await.map_err(at_source)? {
-                Some(chunk) => gathered.extend_from_slice(&chunk),
-                None => ended = true,
-            }
-        }
-        while gathered.len() >= part || (ended && !gathered.is_empty()) {
-            let next = gathered.split_to(part.min(gathered.len())).freeze();
-            if digest.bytes() + next.len() as u64 > stored.bytes {
-                let limit = stored.bytes;
-                return Err(TransferError::Damaged(format!("it goes on after the {limit} bytes that were recorded")));
-            }
-            digest = put(upload, digest, next).await?;
+    while let Some(mut chunk) = chunks.try_next().await.map_err(at_source)? {
+        while !chunk.is_empty() {
+            // A large chunk is passed on as it is: a storage may give a whole part of its own at once.
+            let next = if gathered.is_empty() && chunk.len() >= part {
+                chunk.split_to(part)
+            } else {
+                if gathered.is_empty() {
+                    gathered.reserve(part);
+                }
+                let missing = part - gathered.len();
+                gathered.extend_from_slice(&chunk.split_to(missing.min(chunk.len())));
+                if gathered.len() < part {
+                    continue;
+                }
+                std::mem::take(&mut gathered).freeze()
+            };
+            digest = put_next(upload, digest, next, stored).await?;
             progress(digest.bytes());
         }
+    }
+    if !gathered.is_empty() {
+        digest = put_next(upload, digest, gathered.freeze(), stored).await?;
+        progress(digest.bytes());
     }
     let found = digest.finish();
     if found.bytes != stored.bytes {
@@ -116,6 +122,19 @@ async fn pass_on(
         return Err(TransferError::Damaged(format!("its SHA-256 is {} and not {}", found.sha256, stored.sha256)));
     }
     Ok(())
+}
+
+async fn put_next(
+    upload: &mut dyn Upload,
+    digest: Fingerprinter,
+    next: Bytes,
+    stored: Fingerprint,
+) -> Result<Fingerprinter, TransferError> {
+    if digest.bytes() + next.len() as u64 > stored.bytes {
+        let limit = stored.bytes;
+        return Err(TransferError::Damaged(format!("it goes on after the {limit} bytes that were recorded")));
+    }
+    put(upload, digest, next).await
 }
 
 /// Writes a part while it is digested on another thread.

@@ -2,14 +2,15 @@
 //! outside itself.
 //!
 //! Reads only, through a connection from [`ConnectInfo::connect`](super::connect::ConnectInfo::connect). Nothing here runs
-//! code of the tenant: no view, function or cast of theirs is used, only catalogs and `count(*)` on ordinary tables.
+//! code of the tenant: no view, function or cast of theirs is used, only catalogs, and `COPY` of ordinary tables, which plans nothing.
 
+use futures::TryStreamExt as _;
 use sqlx::{
     AssertSqlSafe, Executor, PgConnection, Row,
     postgres::{PgRow, types::Oid},
 };
 
-use super::quote::qualified;
+use super::quote::{ident, literal, qualified};
 use crate::manifest::{DumpScope, SequenceValue, TableRows};
 
 pub use super::requirements::requirements;
@@ -17,8 +18,8 @@ pub use super::requirements::requirements;
 /// Tables named in one statement: enough to save round trips, few enough for a short plan.
 const BATCH: usize = 50;
 
-/// Schemas that hold what a restore moved out of the way: never part of a backup.
-pub const SIDE_SCHEMAS: [&str; 2] = ["hf_before_", "hf_undone_"];
+/// Schemas that hold what a restore moved out of the way, or has not finished: never part of a backup.
+pub const SIDE_SCHEMAS: [&str; 4] = ["hf_before_", "hf_undone_", "hf_new_", "hf_restore_"];
 
 /// What to look at: a scope, less some schemas of a whole database. A plain `&DumpScope` will do where nothing is excluded.
 #[derive(Clone, Copy, Debug)]
@@ -76,10 +77,7 @@ pub async fn schemas_like_tenant(connection: &mut PgConnection) -> Result<Vec<St
 
 /// The schemas of a selection: none when the one schema is missing; of a whole database all but the system's, the excluded
 /// ones and the [`SIDE_SCHEMAS`].
-pub(super) async fn namespaces(
-    connection: &mut PgConnection,
-    selection: Selection<'_>,
-) -> Result<Vec<Oid>, sqlx::Error> {
+pub async fn namespaces(connection: &mut PgConnection, selection: Selection<'_>) -> Result<Vec<Oid>, sqlx::Error> {
     match selection.scope {
         DumpScope::Schema { schema } => {
             Ok(schema_oid(connection, schema).await?.map(Oid).into_iter().collect())
@@ -131,17 +129,55 @@ pub async fn table_rows<'a>(
     selection: impl Into<Selection<'a>>,
 ) -> Result<Vec<TableRows>, sqlx::Error> {
     let selection = selection.into();
+    let encoding: String =
+        sqlx::query_scalar("SELECT pg_catalog.current_setting('server_encoding')").fetch_one(&mut *connection).await?;
     let tables = relations(connection, selection, &["r"]).await?;
     let mut counted = Vec::with_capacity(tables.len());
     for batch in tables.chunks(BATCH) {
-        let rows: Vec<(i32, i64)> = read_each(connection, selection.locks, batch, "count(*)").await?;
-        counted.extend(batch.iter().zip(rows).map(|((schema, table), (_, rows))| TableRows {
-            schema: schema.clone(),
-            table: table.clone(),
-            rows: rows.unsigned_abs(),
-        }));
+        if selection.locks == Locks::GivenBack {
+            connection.execute("SAVEPOINT read_each").await?;
+        }
+        for (schema, table) in batch {
+            let rows = count_rows(connection, schema, table, &encoding).await?;
+            counted.push(TableRows { schema: schema.clone(), table: table.clone(), rows });
+        }
+        if selection.locks == Locks::GivenBack {
+            connection.execute("ROLLBACK TO SAVEPOINT read_each; RELEASE SAVEPOINT read_each").await?;
+        }
     }
     Ok(counted)
+}
+
+/// Counts by `COPY` of the narrowest column. A `SELECT` would be planned, and the planner runs immutable functions of the table's indexes with
+/// constant arguments (`RelationGetIndexExpressions` in relcache.c): the tenant's code, as our role.
+async fn count_rows(
+    connection: &mut PgConnection,
+    schema: &str,
+    table: &str,
+    encoding: &str,
+) -> Result<u64, sqlx::Error> {
+    // A table may have no column, or none but generated ones, which COPY does not give: then every row is an empty line.
+    let column: Option<String> = sqlx::query_scalar(
+        "SELECT a.attname::text FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname::text = $1 AND c.relname::text = $2 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated::text = '' \
+         ORDER BY a.attlen < 0, a.attlen, a.attnum LIMIT 1",
+    )
+    .bind(schema)
+    .bind(table)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let columns = column.map(|column| format!(" ({})", ident(&column))).unwrap_or_default();
+    // Nothing is converted: a database may hold what its encoding does not allow.
+    let statement =
+        format!("COPY {}{columns} TO STDOUT WITH (ENCODING {})", qualified(schema, table), literal(encoding));
+    let mut stream = connection.copy_out_raw(&statement).await?;
+    let mut rows = 0;
+    // Text COPY writes a line break inside a value as `\n`.
+    while let Some(bytes) = stream.try_next().await? {
+        rows += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+    }
+    Ok(rows)
 }
 
 /// Selects the same from each of these relations, in one statement; the rows come in their order, each with its position.
@@ -213,6 +249,63 @@ pub async fn sequences<'a>(
         }));
     }
     Ok(values)
+}
+
+/// The sequences that count down, as schema and name.
+pub async fn descending_sequences<'a>(
+    connection: &mut PgConnection,
+    selection: impl Into<Selection<'a>>,
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let namespaces = namespaces(connection, selection.into()).await?;
+    sqlx::query_as(
+        "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_sequence s \
+         JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE s.seqincrement < 0 AND c.relnamespace = ANY ($1) ORDER BY 1, 2",
+    )
+    .bind(namespaces)
+    .fetch_all(connection)
+    .await
+}
+
+/// Every ordinary table as schema and name, with the columns that a dump has rows for, quoted and in the order of their names: that of a
+/// restored child of another table may be another than it was.
+pub async fn table_columns<'a>(
+    connection: &mut PgConnection,
+    selection: impl Into<Selection<'a>>,
+) -> Result<Vec<(String, String, Vec<String>)>, sqlx::Error> {
+    let selection = selection.into();
+    let tables = relations(connection, selection, &["r"]).await?;
+    let namespaces = namespaces(connection, selection).await?;
+    let columns: Vec<(String, String, Vec<String>)> = sqlx::query_as(
+        "SELECT n.nspname::text, c.relname::text, ARRAY( \
+             SELECT pg_catalog.quote_ident(a.attname::text) FROM pg_catalog.pg_attribute a \
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attname) \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relnamespace = ANY ($1) AND c.relkind = 'r' ORDER BY 1, 2",
+    )
+    .bind(namespaces)
+    .fetch_all(connection)
+    .await?;
+    let wanted: std::collections::HashSet<_> = tables.iter().map(|(schema, table)| (schema, table)).collect();
+    Ok(columns.into_iter().filter(|(schema, table, _)| wanted.contains(&(schema, table))).collect())
+}
+
+/// Bytes on disk of tables and indexes, as the last VACUUM or ANALYZE saw them: takes no locks.
+pub async fn disk_size<'a>(
+    connection: &mut PgConnection,
+    selection: impl Into<Selection<'a>>,
+) -> Result<u64, sqlx::Error> {
+    let namespaces = namespaces(connection, selection.into()).await?;
+    let bytes: i64 = sqlx::query_scalar(
+        "SELECT COALESCE(sum(GREATEST(c.relpages, 0)::pg_catalog.int8 + COALESCE(t.relpages, 0)), 0)::pg_catalog.int8 \
+             * pg_catalog.current_setting('block_size')::pg_catalog.int8 \
+         FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid \
+         WHERE c.relnamespace = ANY ($1) AND c.relkind IN ('r', 'm', 'i')",
+    )
+    .bind(namespaces)
+    .fetch_one(connection)
+    .await?;
+    Ok(bytes.unsigned_abs())
 }
 
 /// Bytes on disk of all tables without their indexes: an estimate of the dump's size, for progress. Not to be called inside a

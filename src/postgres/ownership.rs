@@ -107,11 +107,7 @@ pub async fn apply(
     }
 
     // 3. Default privileges, also those of which nothing is there yet.
-    let roles: Vec<String> = ownership
-        .iter()
-        .filter(|o| o.kind == "default acl" && run.roles.contains(&o.owner))
-        .map(|o| o.owner.clone())
-        .collect();
+    let roles = default_acl_roles(ownership, &run);
     for found in &default_acls(&mut tx, scope, &roles).await? {
         if let Some(wanted) = recorded.get(&found.key()) {
             run.give_grants(&mut tx, found, wanted).await?;
@@ -124,6 +120,82 @@ pub async fn apply(
     compare(&after, ownership, &mut run);
     tx.commit().await?;
     Ok(Applied { statements: run.statements, differences: run.differences, altered })
+}
+
+/// The roles of whose default privileges something was recorded, if they exist.
+fn default_acl_roles(ownership: &[ObjectOwnership], run: &Run) -> Vec<String> {
+    let recorded = ownership.iter().filter(|o| o.kind == "default acl" && run.roles.contains(&o.owner));
+    recorded.map(|o| o.owner.clone()).collect()
+}
+
+/// Where owners, grants and default privileges differ from the record, in the words of [`Applied::differences`]. Changes nothing.
+pub async fn differences(
+    c: &mut PgConnection,
+    scope: &DumpScope,
+    ownership: &[ObjectOwnership],
+    recorded_on: u32,
+) -> Result<Vec<String>, sqlx::Error> {
+    let ownership = &*older::in_words_of(server_version(c).await?, ownership, recorded_on);
+    let mut run = Run { roles: existing_roles(c).await?, ..Run::default() };
+    let roles = default_acl_roles(ownership, &run);
+    let mut now = objects(c, scope).await?;
+    now.extend(default_acls(c, scope, &roles).await?);
+    for recorded in ownership.iter().filter(|o| o.kind != "default acl" && !run.roles.contains(&o.owner)) {
+        *run.missing_roles.entry(recorded.owner.clone()).or_default() += 1;
+    }
+    compare(&now, ownership, &mut run);
+    Ok(run.differences)
+}
+
+/// Objects whose owner is given in one transaction by [`apply_in_parts`]: each needs a few of the server's locks until its end.
+const PART: usize = 500;
+
+/// Does the larger part of [`apply`]'s work in several transactions, so that it needs few locks at once; [`apply`] afterwards finds little
+/// to do and tells what differs. The schemas themselves are left to it. Does nothing where one transaction will do, and when code was
+/// altered, which is to be refused.
+pub async fn apply_in_parts(
+    c: &mut PgConnection,
+    scope: &DumpScope,
+    ownership: &[ObjectOwnership],
+    recorded_on: u32,
+) -> Result<(), sqlx::Error> {
+    let ownership = &*older::in_words_of(server_version(c).await?, ownership, recorded_on);
+    let recorded: HashMap<(&str, &str), &ObjectOwnership> =
+        ownership.iter().map(|o| ((o.kind.as_str(), o.identity.as_str()), o)).collect();
+    let mut run = Run { roles: existing_roles(c).await?, ..Run::default() };
+    let before = objects(c, scope).await?;
+    if before.len() <= PART || !altered(&before, &recorded, &mut run).is_empty() {
+        return Ok(());
+    }
+    let owners: BTreeSet<&str> =
+        ownership.iter().map(|o| o.owner.as_str()).filter(|o| run.roles.contains(*o)).collect();
+    let mut tx = c.begin().await?;
+    for schema in before.iter().filter(|f| f.alter_word == "SCHEMA") {
+        let may_create =
+            owners.iter().map(|o| format!("GRANT USAGE, CREATE ON SCHEMA {} TO {}", schema.reference, ident(o)));
+        let statements: Vec<String> = may_create.collect();
+        let _ = run.execute(&mut tx, &statements).await?;
+    }
+    tx.commit().await?;
+    for part in before.chunks(PART) {
+        let mut tx = c.begin().await?;
+        for found in part.iter().filter(|f| f.alter_word != "SCHEMA") {
+            if let Some(wanted) = recorded.get(&found.key()) {
+                run.give_owner(&mut tx, found, &wanted.owner).await?;
+            }
+        }
+        tx.commit().await?;
+    }
+    for part in objects(c, scope).await?.chunks(PART) {
+        let mut tx = c.begin().await?;
+        for found in part.iter().filter(|f| f.alter_word != "SCHEMA") {
+            if let Some(wanted) = recorded.get(&found.key()) {
+                run.give_grants(&mut tx, found, wanted).await?;
+            }
+        }
+        tx.commit().await?;
+    }
+    Ok(())
 }
 
 /// What runs other code than was recorded. Functions are named, to be refused: their text comes back from a dump to the letter. Triggers
@@ -141,7 +213,8 @@ fn altered(found: &[Found], recorded: &HashMap<(&str, &str), &ObjectOwnership>, 
             Some(_) if !is_function => {
                 run.differences.push(format!("{}: its triggers, rules or definition are others", object.name()));
             }
-            None if !is_function => {}
+            // A view that the dump's code has made would be given to the schema's owner, and read with that owner's rights.
+            None if !is_function && !object.alter_word.ends_with("VIEW") => {}
             Some(_) | None => altered.push(object.name()),
         }
     }
@@ -318,7 +391,8 @@ impl Run {
                 self.statements += statements.len();
                 Ok(None)
             }
-            Err(sqlx::Error::Database(refusal)) => {
+            // Class 53 is no answer to the statement: the server is out of memory, or its lock table is full.
+            Err(sqlx::Error::Database(refusal)) if !refusal.code().is_some_and(|code| code.starts_with("53")) => {
                 sqlx::raw_sql("ROLLBACK TO SAVEPOINT holdfast; RELEASE SAVEPOINT holdfast").execute(c).await?;
                 Ok(Some(refusal.message().to_owned()))
             }

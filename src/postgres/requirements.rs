@@ -186,6 +186,17 @@ async fn lost_by_one_schema(connection: &mut PgConnection, namespaces: &[Oid]) -
         FROM inner_object i CROSS JOIN LATERAL pg_catalog.pg_identify_object(i.classid, i.objid, 0) o
         WHERE o.type IN ('publication relation', 'publication namespace')
       UNION
+        -- Without a schema of their own, so that no schema's dump has them.
+        SELECT 'cast (' || pg_catalog.format_type(k.castsource, NULL) || ' as ' || pg_catalog.format_type(k.casttarget, NULL) || ')'
+        FROM pg_catalog.pg_cast k
+        WHERE (EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid IN (k.castsource, k.casttarget) AND t.typnamespace = ANY ($1))
+               OR EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.oid = k.castfunc AND p.pronamespace = ANY ($1)))
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_cast'::pg_catalog.regclass
+                          AND d.objid = k.oid AND d.deptype IN ('e', 'i'))
+      UNION
+        SELECT 'event trigger ' || pg_catalog.quote_ident(e.evtname)
+        FROM pg_catalog.pg_event_trigger e JOIN pg_catalog.pg_proc p ON p.oid = e.evtfoid WHERE p.pronamespace = ANY ($1)
+      UNION
         SELECT 'large objects (' || o.identity || ' may refer to some)'
         FROM pg_catalog.pg_attribute a
         JOIN pg_catalog.pg_class c ON c.oid = a.attrelid

@@ -7,16 +7,21 @@ use std::{
     collections::BTreeSet,
     ffi::OsString,
     fmt,
+    fs::File,
     io::{self, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use secrecy::ExposeSecret;
 
 use super::connect::{ConnectInfo, SslMode};
-use crate::{child::Command, config::ToolsConfig};
+use crate::{
+    child::{Command, inherited_path},
+    config::ToolsConfig,
+};
 
 /// Where distributions put them: Debian's packages, one directory a major version.
 const VERSIONED: &str = "/usr/lib/postgresql";
@@ -286,24 +291,26 @@ fn parse_version(line: &str) -> Option<u32> {
     }
 }
 
-/// What a client program needs to reach a database, as environment variables and a password file that only we can read. The
-/// file lives as long as this guard. Nothing of it appears among the arguments, which every user of the machine can see.
+/// What a client program needs to reach a database, as environment variables and a password file without a name, which the child
+/// inherits: however we end, nothing of it is left. Nothing of it appears among the arguments, which every user of the machine can see.
 #[derive(Debug)]
 pub struct ChildEnvironment {
     variables: Vec<(&'static str, OsString)>,
-    _directory: tempfile::TempDir,
+    password_file: Arc<File>,
 }
+
+/// A home without certificates and start-up files; Debian's word for one that is not there.
+const NO_HOME: &str = "/nonexistent";
 
 impl ChildEnvironment {
     /// `settings` are server settings for the program's session, given through `PGOPTIONS`.
     ///
     /// # Errors
-    /// The private directory or the password file cannot be written.
+    /// The password file cannot be written.
     pub fn new(info: &ConnectInfo, settings: &[(&str, &str)]) -> io::Result<Self> {
-        let only_ours = std::fs::Permissions::from_mode(0o700);
-        let directory = tempfile::Builder::new().prefix("holdfast-").permissions(only_ours).tempdir()?;
-        let password_file = directory.path().join("pgpass");
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&password_file)?;
+        // Mode 0600, as libpq wants it: it looks at what is behind the path.
+        let mut file = tempfile::tempfile()?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
         if let Some(password) = &info.password {
             writeln!(file, "*:*:*:*:{}", escape_password(password.expose_secret()))?;
         }
@@ -313,13 +320,13 @@ impl ChildEnvironment {
             ("PGUSER", info.user.clone().into()),
             // Never as an argument: there a name such as `host=elsewhere` is read as a connection string.
             ("PGDATABASE", info.database.clone().into()),
-            ("PGPASSFILE", password_file.into()),
+            ("PGPASSFILE", inherited_path(&file).into()),
             ("PGSSLMODE", info.ssl_mode.as_str().into()),
             ("PGGSSENCMODE", "disable".into()),
             ("PGAPPNAME", "holdfast".into()),
             ("PGCONNECT_TIMEOUT", "30".into()),
             // Else libpq and psql look for certificates and start-up files in the home directory of whoever runs us.
-            ("HOME", directory.path().into()),
+            ("HOME", NO_HOME.into()),
         ];
         let certificates = info.ssl_root_cert.clone().or_else(|| match info.ssl_mode {
             SslMode::VerifyCa | SslMode::VerifyFull => {
@@ -333,12 +340,13 @@ impl ChildEnvironment {
         if !settings.is_empty() {
             variables.push(("PGOPTIONS", options(settings).into()));
         }
-        Ok(Self { variables, _directory: directory })
+        Ok(Self { variables, password_file: Arc::new(file) })
     }
 
     /// Adds the variables to a command. Keep the guard until the child has ended.
     #[must_use]
     pub fn apply(&self, command: Command) -> Command {
+        let command = command.inherit(Arc::clone(&self.password_file));
         self.variables.iter().fold(command, |command, (name, value)| command.env(name, value))
     }
 }
@@ -482,7 +490,7 @@ mod tests {
         let guard = ChildEnvironment::new(&info, &[("lock_timeout", "5s"), ("search_path", "a b\\c")]).unwrap();
         assert!(!format!("{guard:?}").contains("canar"));
         let command =
-            guard.apply(Command::new("/bin/sh").args(["-c", "env; cat $PGPASSFILE; stat -c %a $PGPASSFILE $HOME"]));
+            guard.apply(Command::new("/bin/sh").args(["-c", "env; cat $PGPASSFILE; stat -L -c '%a %h' $PGPASSFILE"]));
         let mut child = command.stdout_pipe().spawn().await.unwrap();
         let mut text = String::new();
         child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
@@ -494,14 +502,12 @@ mod tests {
             "PGSSLMODE=prefer",
             "PGOPTIONS=-c lock_timeout=5s -c search_path=a\\ b\\\\c",
             "*:*:*:*:ca\\:nar\\\\y",
-            "600",
-            "700",
+            // Mode, and how many names it has.
+            "600 0",
+            "HOME=/nonexistent",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in {text}");
         }
         assert!(!text.contains("PGPASSWORD"));
-        let home = text.lines().find_map(|line| line.strip_prefix("HOME=")).unwrap().to_owned();
-        drop(guard);
-        assert!(!Path::new(&home).exists());
     }
 }

@@ -1,6 +1,7 @@
 //! Archives (tar and custom): `pg_restore` turns them into text, which goes the same way as a plain dump. It never connects anywhere.
 
 use std::{
+    fs::File,
     io::{Read as _, Write as _},
     sync::{Arc, atomic::AtomicBool},
 };
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::{
     artifact::Format,
-    child::{Child, Command},
+    child::{Child, Command, inherited_path},
     postgres::tools::Tool,
 };
 
@@ -20,11 +21,7 @@ use crate::{
 const MAX_LIST: u64 = 128 * 1024 * 1024;
 
 /// Reads the archive's table of contents and leaves out what the administrator has done or nobody but a superuser may do.
-pub(super) async fn edited_list(
-    tool: &Tool,
-    load: &Load,
-    leave_out: &LeaveOut,
-) -> Result<tempfile::NamedTempFile, RestoreError> {
+pub(super) async fn edited_list(tool: &Tool, load: &Load, leave_out: &LeaveOut) -> Result<Arc<File>, RestoreError> {
     let failed = |message: String| RestoreError::new("restore.load_failed", message);
     let mut child = Command::new(&tool.path)
         .args(["--list", format_option(load.format)])
@@ -54,10 +51,9 @@ pub(super) async fn edited_list(
                 list.push_str(line);
                 list.push('\n');
             }
-            let mut file = tempfile::Builder::new().prefix("holdfast-list-").tempfile()?;
+            let mut file = tempfile::tempfile()?;
             file.write_all(list.as_bytes())?;
-            file.flush()?;
-            std::io::Result::Ok(file)
+            std::io::Result::Ok(Arc::new(file))
         })
         .await
         .map_err(|e| failed(e.to_string()))?
@@ -81,12 +77,13 @@ pub(super) async fn edited_list(
 }
 
 /// Starts `pg_restore` with the list, from its standard input to its standard output. It has no way to any database.
-pub(super) async fn start(tool: &Tool, format: Format, list: &tempfile::NamedTempFile) -> Result<Child, RestoreError> {
+pub(super) async fn start(tool: &Tool, format: Format, list: &Arc<File>) -> Result<Child, RestoreError> {
     let mut use_list = std::ffi::OsString::from("--use-list=");
-    use_list.push(list.path());
+    use_list.push(inherited_path(list));
     Command::new(&tool.path)
         .args(["--file=-", "--no-owner", "--no-acl", format_option(format)])
         .arg(use_list)
+        .inherit(Arc::clone(list))
         .stdin_pipe()
         .stdout_pipe()
         .spawn()
@@ -116,7 +113,41 @@ fn keeps(line: &str, leave_out: &LeaveOut) -> bool {
             name_and_owner.strip_prefix(name.as_str()).is_some_and(|owner| owner.starts_with(' '))
         });
     }
-    !(leave_out.extension_comments && entry.starts_with("COMMENT - EXTENSION "))
+    if leave_out.extension_comments && entry.starts_with("COMMENT - EXTENSION ") {
+        return false;
+    }
+    leave_out.only_tables.as_ref().is_none_or(|(schema, tables)| keeps_of_tables(entry, schema, tables))
+}
+
+/// Entries that refer to more than one table, or need rows of others. Source: `ArchiveEntry` in src/bin/pg_dump/pg_dump.c.
+const BEYOND_ONE_TABLE: [&str; 15] = [
+    "FK CONSTRAINT ",
+    "TRIGGER ",
+    "RULE ",
+    "POLICY ",
+    "ROW SECURITY ",
+    "MATERIALIZED VIEW DATA ",
+    "TABLE ATTACH ",
+    "INDEX ATTACH ",
+    "STATISTICS DATA ",
+    "PUBLICATION",
+    "SUBSCRIPTION",
+    "EVENT TRIGGER ",
+    "DEFAULT ACL ",
+    "BLOB",
+    "LARGE OBJECT",
+];
+
+/// Whether an entry stays when only these tables' rows are wanted: all definitions, because a table may need any type or function of its
+/// schema, and of the rest what one table has by itself.
+fn keeps_of_tables(entry: &str, schema: &str, tables: &[String]) -> bool {
+    let plain = |name: &str| name.replace(['\n', '\r'], " ");
+    if let Some(rest) = entry.strip_prefix("TABLE DATA ") {
+        // Two names in a row with spaces in them can be read in more ways than one: then more rows come than were asked for, of
+        // tables that are dropped again.
+        return tables.iter().any(|table| rest.starts_with(&format!("{} {} ", plain(schema), plain(table))));
+    }
+    !BEYOND_ONE_TABLE.iter().any(|kind| entry.starts_with(kind))
 }
 
 #[cfg(test)]
@@ -126,7 +157,7 @@ mod tests {
     #[test]
     fn only_the_schemas_own_entry_is_left_out() {
         let leave_out =
-            LeaveOut { schemas: ["a b".to_owned()].into(), extension_comments: true, transaction_timeout: false };
+            LeaveOut { schemas: ["a b".to_owned()].into(), extension_comments: true, ..LeaveOut::default() };
         assert!(!keeps("7; 2615 16385 SCHEMA - a b postgres", &leave_out));
         assert!(!keeps("3; 0 0 COMMENT - EXTENSION citext ", &leave_out));
         for kept in [
@@ -136,6 +167,32 @@ mod tests {
             "10; 1259 1 TABLE a b t postgres",
         ] {
             assert!(keeps(kept, &leave_out), "{kept}");
+        }
+    }
+
+    #[test]
+    fn of_single_tables_come_the_definitions_and_their_own_rows() {
+        let only_tables = Some(("a b".to_owned(), vec!["t".to_owned(), "x\ny".to_owned()]));
+        let leave_out = LeaveOut { schemas: ["a b".to_owned()].into(), only_tables, ..LeaveOut::default() };
+        for kept in [
+            "1; 1247 2 TYPE a b mood postgres",
+            "2; 1259 2 TABLE a b other postgres",
+            "3; 0 2 TABLE DATA a b t postgres",
+            "4; 0 2 TABLE DATA a b x y postgres",
+            "5; 2606 2 CONSTRAINT a b t t_pkey postgres",
+            "6; 1259 2 INDEX a b t_lower postgres",
+            "7; 0 0 SEQUENCE SET a b t_id_seq postgres",
+        ] {
+            assert!(keeps(kept, &leave_out), "{kept}");
+        }
+        for left in [
+            "3; 0 2 TABLE DATA a b other postgres",
+            "5; 2606 2 FK CONSTRAINT a b t t_other_fkey postgres",
+            "8; 2620 2 TRIGGER a b t touch postgres",
+            "9; 0 2 MATERIALIZED VIEW DATA a b summary postgres",
+            "9; 0 2 TABLE ATTACH a b parts_1 postgres",
+        ] {
+            assert!(!keeps(left, &leave_out), "{left}");
         }
     }
 }

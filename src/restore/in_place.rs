@@ -1,17 +1,23 @@
 //! The administrator's side of a restore: making room, giving back, taking back.
 
+use secrecy::SecretString;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Plan, RestoreError, Session, Target, grants, is_side_name, new_database,
+    Plan, RestoreError, Session, Target, Way, grants, new_database,
     references::from_outside,
     role::{self, execute},
     script::LeaveOut,
+    stage::{self, Stage},
+    steps, tables,
+    undo::drop_in_parts,
+    way,
 };
 use crate::{
-    manifest::{DatabaseContent, DumpScope, SequenceValue, TableRows},
-    postgres::{inspect, ownership, quote::ident},
+    manifest::{DatabaseContent, DumpScope},
+    postgres::{ownership, quote::ident},
+    proof::{self, Surroundings},
 };
 
 /// A schema in the catalog.
@@ -51,20 +57,14 @@ pub enum Recovery {
     Finished,
 }
 
-/// What an undo came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Undone {
-    /// The name and oid of the schema that was taken out of use; drop it by [`Session::drop_side`] when its time is over.
-    pub kept: Option<(String, u32)>,
-}
-
 impl Session {
-    /// Makes the role and the room for the dump. What can be refused is refused before anything is touched; then all is done in one
-    /// transaction. Returns warnings: who outside the schema will go on pointing at the replaced one.
+    /// Makes the role, and the room for the dump or the steps that will make it. What can be refused is refused before anything is
+    /// touched; then all is done in one transaction. Returns warnings: who outside the schema will go on pointing at the replaced one.
     ///
     /// # Errors
     /// `restore.changed` when the schema is not the planned one any more, `restore.unfinished` when a former attempt was not rolled
-    /// back, `restore.extension_inside`, `restore.requirement_missing`, or the server's refusal.
+    /// back, `restore.referenced_from_outside`, `restore.extension_inside`, `restore.requirement_missing`, `restore.too_many_objects`,
+    /// or the server's refusal.
     pub async fn prepare(
         &mut self,
         content: &DatabaseContent,
@@ -79,52 +79,79 @@ impl Session {
         }
         let plan = self.plan.clone();
         let warnings = match &plan.target {
-            Target::Schema { schema: name, live_oid, side } => {
+            Target::Schema { schema: name, live_oid, side, beside } => {
                 let live = schema(&mut self.c, name).await?;
                 if live.map(|s| s.oid) != *live_oid {
                     return Err(changed(name));
                 }
-                if schema(&mut self.c, side).await?.is_some() {
-                    return Err(RestoreError::new("restore.unfinished", format!("there already is a schema {side:?}")));
-                }
-                grants::check_extensions(&mut self.c, name, content).await?;
-                let warnings = match live_oid {
-                    Some(oid) => from_outside(&mut self.c, *oid, true)
-                        .await?
-                        .into_iter()
-                        .map(|what| format!("{what} refers to the replaced schema and will go on doing so"))
-                        .collect(),
-                    None => Vec::new(),
-                };
-                let mut tx = self.c.begin().await?;
-                role::create(&mut tx, &plan.role, &password, lifetime_seconds).await?;
-                if live_oid.is_some() {
-                    execute(&mut tx, format!("ALTER SCHEMA {} RENAME TO {}", ident(name), ident(side))).await?;
-                    if schema(&mut tx, side).await?.map(|s| s.oid) != *live_oid {
-                        return Err(changed(name));
+                for taken in [side, &plan.new_name(), &plan.role] {
+                    if schema(&mut self.c, taken).await?.is_some() {
+                        let message = format!("there already is a schema {taken:?}");
+                        return Err(RestoreError::new("restore.unfinished", message));
                     }
                 }
-                execute(&mut tx, format!("CREATE SCHEMA {} AUTHORIZATION {}", ident(name), ident(&plan.role))).await?;
+                grants::check_extensions(&mut self.c, name, content).await?;
+                let outside = match (live_oid, beside) {
+                    (Some(oid), None) => from_outside(&mut self.c, *oid, true).await?,
+                    // A copy beside it replaces nothing.
+                    (Some(_), Some(_)) | (None, _) => Vec::new(),
+                };
+                if !outside.is_empty() && !self.allow_detached_references {
+                    return Err(detached(name, &outside));
+                }
+                self.choose_way(content, *live_oid).await?;
+                if let (Way::Aside { because }, Some(_), Some(_)) = (&self.way, beside, live_oid) {
+                    let message =
+                        format!("a copy beside the schema {name:?} is loaded in one transaction, but: {because}");
+                    return Err(RestoreError::new("restore.too_many_objects", message));
+                }
+                let mut tx = self.c.begin().await?;
+                role::create(&mut tx, &plan.role, &password, lifetime_seconds).await?;
+                match &self.way {
+                    Way::OneTransaction => {
+                        let word = role::random_word();
+                        steps::make(&mut tx, &plan, &word).await?;
+                        self.word = Some(SecretString::from(word));
+                    }
+                    Way::Aside { .. } => make_room(&mut tx, name, *live_oid, side, &plan.role).await?,
+                }
                 grants::give(&mut tx, &plan.role, content).await?;
                 tx.commit().await?;
                 self.leave_out = LeaveOut {
                     schemas: [name.clone()].into(),
                     extension_comments: false,
                     transaction_timeout: self.server_version < 170_000,
+                    only_tables: beside.as_ref().and_then(|beside| Some((name.clone(), beside.tables.clone()?))),
                 };
-                warnings
+                outside
+                    .iter()
+                    .map(|what| format!("{what} refers to the replaced schema and will go on doing so"))
+                    .collect()
             }
             Target::Database { database } => {
+                self.choose_way(content, None).await?;
                 self.leave_out = new_database::prepare(self, database, content, &password, lifetime_seconds).await?;
                 Vec::new()
             }
         };
         self.password = Some(password);
         self.dumped_by = content.tool_version;
+        if let DumpScope::Schema { schema } = &content.scope {
+            self.schema_was.clone_from(schema);
+        }
+        stage::reached(Stage::Prepared).await;
         Ok(warnings)
     }
 
-    /// Counts what was loaded, then gives owners and grants back and drops the role, in one transaction: after it the restore is done.
+    async fn choose_way(&mut self, content: &DatabaseContent, live_oid: Option<u32>) -> Result<(), RestoreError> {
+        self.way = match &self.not_at_once {
+            Some(because) => Way::Aside { because: because.clone() },
+            None => way::choose(&mut self.c, content, live_oid).await?,
+        };
+        Ok(())
+    }
+
+    /// Gives names, owners and grants, counts what was loaded, and drops the role, in one transaction: after it the restore is done.
     ///
     /// # Errors
     /// Then nothing was changed: call [`roll_back`](Self::roll_back), after a cancellation or a lost connection in a new session (the old
@@ -144,27 +171,79 @@ impl Session {
     async fn finish_uncancelled(&mut self, content: &DatabaseContent) -> Result<Finished, RestoreError> {
         let plan = self.plan.clone();
         role::disable(&mut self.c, &plan.role).await?;
+        stage::reached(Stage::Shut).await;
         let Some(role_oid) = role::oid(&mut self.c, &plan.role).await? else {
             return Err(RestoreError::new("restore.not_prepared", "the role of this restore is not there"));
         };
-        let (name, live_oid) = match &plan.target {
-            Target::Database { database } => return new_database::finish(self, database, content).await,
-            Target::Schema { schema, live_oid, .. } => (schema, *live_oid),
+        let finished = match &plan.target {
+            Target::Database { database } => new_database::finish(self, database, content).await?,
+            Target::Schema { .. } => self.finish_schema(&plan, role_oid, content).await?,
         };
-        let new_oid = match schema(&mut self.c, name).await? {
-            Some(new) if new.owner == role_oid && Some(new.oid) != live_oid => new.oid,
+        stage::reached(Stage::Finished).await;
+        Ok(finished)
+    }
+
+    /// What was loaded waits under a name of its own, or (when the live schema is aside) has the name already.
+    async fn finish_schema(
+        &mut self,
+        plan: &Plan,
+        role_oid: u32,
+        content: &DatabaseContent,
+    ) -> Result<Finished, RestoreError> {
+        let Target::Schema { schema: name, live_oid, side, beside } = &plan.target else { return Err(changed("")) };
+        let (is_swap, new_name) = (self.way == Way::OneTransaction, plan.new_name());
+        let loaded_as = if is_swap { &new_name } else { name };
+        let new_oid = match schema(&mut self.c, loaded_as).await? {
+            Some(new) if new.owner == role_oid && Some(new.oid) != *live_oid => new.oid,
             _ => return Err(changed(name)),
         };
+        if is_swap && schema(&mut self.c, name).await?.map(|s| s.oid) != *live_oid {
+            return Err(changed(name));
+        }
         refuse_outside(&mut self.c, role_oid, Some(new_oid)).await?;
+        let narrowed =
+            beside.as_ref().and_then(|beside| beside.tables.as_deref()).map(|only| tables::narrow(content, only));
+        let content = narrowed.as_ref().unwrap_or(content);
         let scope = DumpScope::Schema { schema: name.clone() };
-        let mut differences = count(&mut self.c, &scope, content).await;
+        if !is_swap {
+            // Owners are given in several transactions where one would need too many locks: nobody but the role's end tells the difference.
+            ownership::apply_in_parts(&mut self.c, &scope, &content.ownership, content.server_version).await?;
+        }
 
         let mut tx = self.c.begin().await?;
         execute(&mut tx, LOCK_TIMEOUT.to_owned()).await?;
+        if is_swap {
+            if live_oid.is_some() {
+                rename(&mut tx, name, side).await?;
+                // Names move between a look and a rename.
+                if schema(&mut tx, side).await?.map(|s| s.oid) != *live_oid {
+                    return Err(changed(name));
+                }
+            }
+            rename(&mut tx, &new_name, name).await?;
+            steps::drop(&mut tx, plan).await?;
+        }
+        if let Some(only) = beside.as_ref().and_then(|beside| beside.tables.as_deref()) {
+            tables::keep_only(&mut tx, name, new_oid, only).await?;
+        }
+        // In a savepoint: what cannot be counted is a difference, and spoils nothing.
+        let mut counting = tx.begin().await?;
+        let mut differences = count(&mut counting, &scope, content).await;
+        counting.rollback().await?;
         let applied = ownership::apply(&mut tx, &scope, &content.ownership, content.server_version).await?;
         refuse_altered(&applied.altered)?;
-        differences.extend(applied.differences);
-        give_away_the_rest(&mut tx, &plan, new_oid).await?;
+        // Of single tables the record tells much that shall not be there.
+        if narrowed.is_none() {
+            differences.extend(applied.differences);
+        }
+        give_away_the_rest(&mut tx, plan, new_oid).await?;
+        if let Some(beside) = beside {
+            rename(&mut tx, name, &beside.schema).await?;
+            if live_oid.is_some() && is_swap {
+                rename(&mut tx, side, name).await?;
+            }
+        }
+        stage::reached(Stage::Swapping).await;
         tx.commit().await?;
         Ok(Finished { schema_oid: Some(new_oid), differences })
     }
@@ -182,15 +261,21 @@ impl Session {
         if role_oid.is_some() {
             role::disable(&mut self.c, &plan.role).await?;
         }
-        let (name, live_oid, side) = match &plan.target {
+        let (name, live_oid, side, beside) = match &plan.target {
             Target::Database { database } => return new_database::roll_back(self, database, role_oid).await,
-            Target::Schema { schema, live_oid, side } => (schema, *live_oid, side),
+            Target::Schema { schema, live_oid, side, beside } => (schema, *live_oid, side, beside),
         };
         let now = schema(&mut self.c, name).await?;
         let kept = schema(&mut self.c, side).await?.filter(|s| Some(s.oid) == live_oid);
         let is_ours = now.as_ref().is_some_and(|s| Some(s.owner) == role_oid && Some(s.oid) != live_oid);
-        if kept.is_some() && role_oid.is_none() && now.is_some() {
-            return Ok(Recovery::Finished);
+        if role_oid.is_none() {
+            let stands = match beside {
+                Some(beside) => schema(&mut self.c, &beside.schema).await?.is_some(),
+                None => kept.is_some() && now.is_some(),
+            };
+            if stands {
+                return Ok(Recovery::Finished);
+            }
         }
         if kept.is_some() && now.is_some() && !is_ours {
             return Err(RestoreError::new(
@@ -198,108 +283,72 @@ impl Session {
                 format!("{name:?} is a schema that this restore did not make; the tenant's own waits as {side:?}"),
             ));
         }
-        if is_ours || kept.is_some() {
+        let new_name = plan.new_name();
+        let loaded = schema(&mut self.c, &new_name).await?.filter(|s| Some(s.owner) == role_oid);
+        if is_ours || kept.is_some() || loaded.is_some() || role_oid.is_some() {
+            let drops = [(is_ours, name, &now), (loaded.is_some(), &new_name, &loaded)];
+            for oid in
+                drops.iter().filter(|(is_there, ..)| *is_there).filter_map(|(_, _, found)| Some(found.as_ref()?.oid))
+            {
+                drop_in_parts(&mut self.c, oid).await?;
+            }
             let mut tx = self.c.begin().await?;
             execute(&mut tx, LOCK_TIMEOUT.to_owned()).await?;
-            if is_ours {
+            for (_, name, _) in drops.iter().filter(|(is_there, ..)| *is_there) {
                 execute(&mut tx, format!("DROP SCHEMA {} CASCADE", ident(name))).await?;
             }
             if kept.is_some() {
-                execute(&mut tx, format!("ALTER SCHEMA {} RENAME TO {}", ident(side), ident(name))).await?;
+                rename(&mut tx, side, name).await?;
             }
+            steps::clear(&mut tx, &plan).await?;
             tx.commit().await?;
         }
         // On its own: the tenant has its data back even if the role cannot be dropped.
         role::drop(&mut self.c, &plan.role).await?;
-        Ok(if is_ours || kept.is_some() || role_oid.is_some() { Recovery::RolledBack } else { Recovery::Nothing })
+        let was_begun = is_ours || kept.is_some() || role_oid.is_some();
+        Ok(if was_begun { Recovery::RolledBack } else { Recovery::Nothing })
     }
+}
 
-    /// Swaps the replaced schema back, in one transaction. A second call changes nothing and answers the same.
-    ///
-    /// `restored_oid`: what [`finish`](Self::finish) said; when the live schema is another one by now (a later restore), the undo is
-    /// refused.
-    ///
-    /// # Errors
-    /// `restore.changed`, `restore.unfinished`, `restore.undo_over` when the replaced schema is gone.
-    pub async fn undo(&mut self, restored_oid: Option<u32>) -> Result<Undone, RestoreError> {
-        let plan = self.plan.clone();
-        let Target::Schema { schema: name, live_oid, side } = &plan.target else {
-            return Err(RestoreError::new(
-                "restore.undo_over",
-                "a restore into a new database replaced nothing: drop that database",
-            ));
-        };
-        if role::oid(&mut self.c, &plan.role).await?.is_some() {
-            return Err(RestoreError::new(
-                "restore.unfinished",
-                "the restore is not finished: it is rolled back, not undone",
-            ));
-        }
-        let undone = plan.undone_name();
-        let mut tx = self.c.begin().await?;
-        let now = schema(&mut tx, name).await?;
-        let kept = schema(&mut tx, side).await?.filter(|s| Some(s.oid) == *live_oid);
-        let done = schema(&mut tx, &undone).await?;
-        let now_oid = now.as_ref().map(|s| s.oid);
-        if now_oid == *live_oid && kept.is_none() {
-            // Undone before, or never done.
-            return Ok(Undone { kept: done.map(|s| (undone, s.oid)) });
-        }
-        if live_oid.is_some() && kept.is_none() {
-            return Err(RestoreError::new("restore.undo_over", format!("the schema {side:?} is not there any more")));
-        }
-        if now.is_some() && restored_oid.is_some() && now_oid != restored_oid {
+/// Moves the live schema aside and makes an empty one in its place, which the role owns.
+async fn make_room(
+    tx: &mut PgConnection,
+    name: &str,
+    live_oid: Option<u32>,
+    side: &str,
+    role: &str,
+) -> Result<(), RestoreError> {
+    if live_oid.is_some() {
+        rename(tx, name, side).await?;
+        if schema(tx, side).await?.map(|s| s.oid) != live_oid {
             return Err(changed(name));
         }
-        if now.is_some() {
-            execute(&mut tx, format!("ALTER SCHEMA {} RENAME TO {}", ident(name), ident(&undone))).await?;
-        }
-        if kept.is_some() {
-            execute(&mut tx, format!("ALTER SCHEMA {} RENAME TO {}", ident(side), ident(name))).await?;
-        }
-        tx.commit().await?;
-        Ok(Undone { kept: now_oid.map(|oid| (undone, oid)) })
     }
+    execute(tx, format!("CREATE SCHEMA {} AUTHORIZATION {}", ident(name), ident(role))).await
+}
 
-    /// Drops a schema that a restore or an undo took out of use, when its time is over. `Ok(false)`: it is gone already.
-    ///
-    /// # Errors
-    /// `restore.not_a_side_schema` when the name is not one of ours or the oid is another; `restore.referenced` with the list when
-    /// objects of other schemas would be dropped with it.
-    pub async fn drop_side(&mut self, name: &str, oid: u32) -> Result<bool, RestoreError> {
-        if !is_side_name(name) {
-            return Err(RestoreError::new(
-                "restore.not_a_side_schema",
-                format!("{name:?} is not the name of a replaced schema"),
-            ));
-        }
-        let mut tx = self.c.begin().await?;
-        // A transaction that still reads the old tables is not worth waiting for with everyone else behind us: try again later.
-        execute(&mut tx, "SET LOCAL lock_timeout = '30s'".to_owned()).await?;
-        match schema(&mut tx, name).await? {
-            None => return Ok(false),
-            Some(found) if found.oid != oid => {
-                let message = format!("the schema {name:?} is not the one that was replaced");
-                return Err(RestoreError::new("restore.not_a_side_schema", message));
-            }
-            Some(_) => {}
-        }
-        let outside = from_outside(&mut tx, oid, false).await?;
-        if !outside.is_empty() {
-            return Err(RestoreError::new(
-                "restore.referenced",
-                format!("the replaced schema {name:?} cannot be dropped, others refer to it: {}", outside.join(", ")),
-            ));
-        }
-        execute(&mut tx, format!("DROP SCHEMA {} CASCADE", ident(name))).await?;
-        tx.commit().await?;
-        Ok(true)
-    }
+pub(super) async fn rename(c: &mut PgConnection, from: &str, to: &str) -> Result<(), RestoreError> {
+    execute(c, format!("ALTER SCHEMA {} RENAME TO {}", ident(from), ident(to))).await
+}
+
+/// Who outside would go on using what is replaced.
+fn detached(name: &str, outside: &[String]) -> RestoreError {
+    let named: Vec<&str> = outside.iter().take(20).map(String::as_str).collect();
+    let more =
+        if outside.len() > named.len() { format!(" and {} more", outside.len() - named.len()) } else { String::new() };
+    RestoreError::new(
+        "restore.referenced_from_outside",
+        format!(
+            "objects outside the schema {name:?} refer to it and would go on using the replaced one: {}{more}. \
+             Drop them and make them again afterwards, or restore with allow_detached_references",
+            named.join(", ")
+        ),
+    )
 }
 
 /// Dropping or giving away may need locks on other schemas' tables (foreign keys): whoever waits for one makes everybody else wait behind
 /// it. After this long the step fails, and is tried again.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '30s'";
+pub(super) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '30s'";
 
 /// While a dump was loaded, everything belonged to the restore's role: also functions that are the platform's. A hostile row's check
 /// constraint could have replaced one, to have it run with its owner's rights. Then nothing is given back.
@@ -313,7 +362,7 @@ pub(super) fn refuse_altered(altered: &[String]) -> Result<(), RestoreError> {
     ))
 }
 
-fn changed(name: &str) -> RestoreError {
+pub(super) fn changed(name: &str) -> RestoreError {
     RestoreError::new(
         "restore.changed",
         format!("the schema {name:?} is not the one that this restore was planned for"),
@@ -360,78 +409,7 @@ async fn give_away_the_rest(c: &mut PgConnection, plan: &Plan, schema_oid: u32) 
     execute(c, format!("DROP ROLE {}", ident(&plan.role))).await
 }
 
-/// Compares the tables' rows and the sequences with what was counted when the backup was made.
+/// What differs from the proof, but for owners and grants: those are compared where they are given back.
 pub(super) async fn count(c: &mut PgConnection, scope: &DumpScope, content: &DatabaseContent) -> Vec<String> {
-    let counted = async {
-        let tables = inspect::table_rows(c, scope).await?;
-        let table_count = inspect::table_count(c, scope).await?;
-        let sequences = inspect::sequences(c, scope).await?;
-        let descending: Vec<(String, String)> = sqlx::query_as(
-            "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_sequence s \
-             JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             WHERE s.seqincrement < 0",
-        )
-        .fetch_all(c)
-        .await?;
-        Ok::<_, sqlx::Error>((tables, table_count, sequences, descending))
-    };
-    match counted.await {
-        Ok((tables, table_count, sequences, descending)) => {
-            compare(content, &tables, table_count, &sequences, &descending)
-        }
-        Err(e) => vec![format!("the restored tables could not be counted: {e}")],
-    }
-}
-
-/// Whether a sequence stands where it was recorded, or further on in its own direction.
-fn is_at_or_further(now: &SequenceValue, then: &SequenceValue, descending: &[(String, String)]) -> bool {
-    let is_descending = descending.iter().any(|(schema, name)| *schema == now.schema && *name == now.sequence);
-    match now.last_value.cmp(&then.last_value) {
-        std::cmp::Ordering::Equal => now.is_called >= then.is_called,
-        std::cmp::Ordering::Greater => !is_descending,
-        std::cmp::Ordering::Less => is_descending,
-    }
-}
-
-/// Pure: what differs between the record and what was found.
-fn compare(
-    content: &DatabaseContent,
-    tables: &[TableRows],
-    table_count: u64,
-    sequences: &[SequenceValue],
-    descending: &[(String, String)],
-) -> Vec<String> {
-    let mut differences = Vec::new();
-    if table_count != content.table_count {
-        differences.push(format!("{table_count} tables instead of {}", content.table_count));
-    }
-    let name = |schema: &str, table: &str| format!("{}.{}", ident(schema), ident(table));
-    let found: std::collections::BTreeMap<_, _> = tables.iter().map(|t| ((&t.schema, &t.table), t.rows)).collect();
-    for expected in &content.tables {
-        let table = name(&expected.schema, &expected.table);
-        match found.get(&(&expected.schema, &expected.table)) {
-            None => differences.push(format!("table {table} is not there")),
-            Some(rows) if *rows != expected.rows => {
-                differences.push(format!("table {table} has {rows} rows instead of {}", expected.rows));
-            }
-            Some(_) => {}
-        }
-    }
-    let expected: std::collections::BTreeSet<_> = content.tables.iter().map(|t| (&t.schema, &t.table)).collect();
-    for extra in tables.iter().filter(|t| !expected.contains(&(&t.schema, &t.table))) {
-        differences.push(format!("table {} was not in the backup", name(&extra.schema, &extra.table)));
-    }
-    for expected in &content.sequences {
-        let sequence = name(&expected.schema, &expected.sequence);
-        match sequences.iter().find(|s| s.schema == expected.schema && s.sequence == expected.sequence) {
-            None => differences.push(format!("sequence {sequence} is not there")),
-            // Sequences keep to no snapshot: on a busy tenant the dump reads them a little later than we do.
-            Some(s) if !is_at_or_further(s, expected, descending) => {
-                differences
-                    .push(format!("sequence {sequence} stands at {} instead of {}", s.last_value, expected.last_value));
-            }
-            Some(_) => {}
-        }
-    }
-    differences
+    proof::differences_in_words(c, scope, content, Surroundings::Compared).await
 }

@@ -1,9 +1,11 @@
 //! The dump's bytes into the server: one `psql` as the restricted role, in one transaction that *we* begin and that we commit only
-//! after the last byte was fed and the content's reader has ended well. Success is a marker read back from the catalog.
+//! after the last byte was fed and the content's reader has ended well; where the server's lock table has no room for that, statement by
+//! statement under a name that nobody may use. Success is a marker read back from the catalog.
 
 use std::{
     fs::File,
     io::{self, Read, Write},
+    os::unix::process::ExitStatusExt as _,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,14 +13,17 @@ use std::{
     time::Duration,
 };
 
+use secrecy::ExposeSecret as _;
 use sqlx::{Connection as _, PgConnection};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Plan, RestoreError, Session, Target, archive,
+    RestoreError, Session, Target, Way, archive,
     role::random_word,
     script::{LeaveOut, ScriptReader},
+    stage::{self, Stage},
+    steps,
 };
 use crate::{
     artifact::Format,
@@ -94,7 +99,7 @@ impl Session {
             None => None,
         };
 
-        let words = Words::new(&self.plan, restricts(psql.version));
+        let words = Words::new(self, restricts(psql.version));
         let fed = tokio::select! {
             fed = feed(load, &words, &self.leave_out, &mut psql_child, archive_child.as_mut()) => fed,
             () = load.cancel.cancelled() => Err(Failure::Cancelled),
@@ -116,7 +121,10 @@ impl Session {
         drop(archive_child);
         let exit = ended.map_err(|e| RestoreError::passing("restore.tool", format!("cannot wait for psql: {e}")))?;
         match fed {
-            Ok(()) if exit.status.success() => self.read_marker(&words.marker).await,
+            Ok(()) if exit.status.success() => {
+                stage::reached(Stage::Loaded).await;
+                self.read_marker(&words.marker).await
+            }
             Ok(()) if load.cancel.is_cancelled() => Err(RestoreError::cancelled()),
             Ok(()) | Err(Failure::Psql) => Err(psql_failed(&exit)),
             Err(Failure::Cancelled) => Err(RestoreError::cancelled()),
@@ -168,28 +176,28 @@ struct Words {
 }
 
 impl Words {
-    fn new(plan: &Plan, restricts: bool) -> Self {
-        let (marker, inside, key) = (random_word(), random_word(), random_word());
+    fn new(session: &Session, restricts: bool) -> Self {
+        let plan = &session.plan;
+        let (marker, key) = (random_word(), random_word());
         let (restrict, unrestrict) = if restricts {
             (format!("\\restrict {key}\n"), format!("\\unrestrict {key}\n"))
         } else {
             Default::default()
         };
-        // A setting local to our transaction tells, at the end, whether this still is our transaction: a schema's dump with a COMMIT or
-        // ROLLBACK of its own is refused. (A dump made to deceive can get around this; the privileges of its role hold all the same.)
-        // A whole database's plain dump has transactions of its own around large objects; nobody sees that database before the end.
-        let still_inside = match plan.target {
-            Target::Schema { .. } => format!(
-                "SELECT pg_catalog.concat('the dump ended the transaction of its restore')::pg_catalog.int4 \
-                 WHERE pg_catalog.current_setting('holdfast.inside', true) IS DISTINCT FROM {};\n",
-                literal(&inside)
-            ),
-            Target::Database { .. } => String::new(),
+        let (before, after) = match (&session.way, &plan.target, &session.word) {
+            // The steps see for themselves whether this still is our transaction, and no other can be committed.
+            (Way::OneTransaction, Target::Schema { .. }, Some(word)) => {
+                let word = word.expose_secret();
+                (format!("BEGIN;\n{}", steps::aside(plan, word)), steps::back(plan, word))
+            }
+            // A whole database's plain dump has transactions of its own around large objects: nobody sees that database before the end.
+            (Way::OneTransaction, ..) => ("BEGIN;\n".to_owned(), String::new()),
+            (Way::Aside { .. }, ..) => Default::default(),
         };
-        let opening =
-            format!("BEGIN;\nSELECT pg_catalog.set_config('holdfast.inside', {}, true);\n{restrict}", literal(&inside));
+        let commit = if session.way == Way::OneTransaction { "COMMIT;\n" } else { "" };
+        let opening = format!("{before}{restrict}");
         let closing = format!(
-            "\n{unrestrict}{still_inside}ALTER ROLE {} SET application_name = {};\nCOMMIT;\n",
+            "\n{unrestrict}{after}ALTER ROLE {} SET application_name = {};\n{commit}",
             ident(&plan.role),
             literal(&marker)
         );
@@ -238,7 +246,7 @@ async fn feed(
     let mut to_psql = psql.stdin.take().ok_or_else(no_pipe)?;
     let opening = words.opening.clone();
     let leave_out = leave_out.clone();
-    let content = Counted { inner: open(load).await?, bytes: load.loaded_bytes.clone() };
+    let content = Counted { inner: open(load).await?, bytes: load.loaded_bytes.clone(), reads: 0 };
 
     let mut to_psql = match archive {
         None => {
@@ -291,12 +299,17 @@ async fn feed(
             }
             let pipe = result?;
             let exit = child.wait().await.map_err(|e| Failure::Ours(format!("cannot wait for pg_restore: {e}")))?;
+            // Nothing in an archive sends this signal: somebody did, or the machine was out of memory.
+            if exit.status.signal() == Some(9) {
+                return Err(Failure::Ours("pg_restore was killed".to_owned()));
+            }
             if !exit.status.success() {
                 return Err(Failure::Archive(last_words(&exit)));
             }
             pipe
         }
     };
+    stage::reached(Stage::Fed).await;
     let closing = words.closing.clone();
     tokio::task::spawn_blocking(move || to_psql.write_all(closing.as_bytes()).map_err(|_| Failure::Psql)).await?
 }
@@ -373,10 +386,16 @@ fn copy(from: &mut impl Read, to: &mut File) -> Result<(), CopyError> {
 struct Counted<R> {
     inner: R,
     bytes: Arc<AtomicU64>,
+    reads: u64,
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        // With the second piece asked for, most of the first is on its way to the server.
+        if self.reads == 1 {
+            stage::reached_here(Stage::Loading);
+        }
+        self.reads += 1;
         let n = self.inner.read(out)?;
         self.bytes.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
@@ -399,6 +418,10 @@ pub(super) fn last_words(exit: &Exit) -> String {
 
 fn psql_failed(exit: &Exit) -> RestoreError {
     let message = format!("psql failed: {}", last_words(exit));
+    // The words of the server's hint for a full lock table; a dump that says them itself is loaded the other way, and gains nothing.
+    if message.contains("max_locks_per_transaction") {
+        return RestoreError::new("restore.too_many_locks", message);
+    }
     match exit.status.code() {
         // 3: an error in the script. 2: the connection was lost. None: it was killed. Source: psql's manual, "Exit Status".
         Some(2) | None => RestoreError::passing("restore.load_failed", message),

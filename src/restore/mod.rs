@@ -1,21 +1,26 @@
 //! Restores a dump into a tenant's database: by a role made for it, beside the live data, all or nothing, and so that it can be
 //! undone. Knows databases, client tools and content; knows neither the control plane nor HTTP.
 //!
-//! The order of an in-place restore of a schema:
+//! The order of an in-place restore of a schema, where the server's lock table has room for it ([`Way::OneTransaction`]):
 //!
 //! ```text
 //! plan      names and the live schema's oid; the caller stores it
 //! open      an administrator's connection that holds the target's lock; a zombie's is terminated
-//! prepare   one transaction: role made, live schema renamed to hf_before_…, empty schema under its name
-//! load      psql as the role: our BEGIN, the dump, our COMMIT once every byte was good
-//! finish    one transaction: owners and grants given back, role dropped; from here on the restore is done
+//! prepare   one transaction: role made, and the steps that it may not take itself (`steps`)
+//! load      psql as the role: our BEGIN, the live schema aside and an empty one in its place, the dump, both names back (what was
+//!           loaded is hf_new_… now), our COMMIT once every byte was good
+//! finish    one transaction: live → hf_before_…, hf_new_… → live, rows counted, owners and grants given, role dropped
 //!           …or roll_back, from any point before: everything is as it was
 //! undo      within the window: the names are swapped back
 //! drop_side after the window
 //! ```
 //!
+//! So whoever reads sees the old state until `finish` commits, and nothing is live that was not compared. Where there is no room
+//! ([`Way::Aside`]), `prepare` renames the live schema away and the dump is loaded statement by statement under its name; the tenant is
+//! unavailable until `finish`, and everything that takes locks is done in parts.
+//!
 //! What always holds: while the role exists the restore is unfinished, and [`Session::roll_back`] decides from the catalog what is to
-//! be done. The transaction that gives the tenant back its data drops the role.
+//! be done. The transaction that gives the tenant its data drops the role.
 
 mod archive;
 mod error;
@@ -27,8 +32,15 @@ mod new_database;
 mod plan;
 mod recount;
 mod references;
+mod renamed;
 mod role;
+mod room;
 mod script;
+pub mod stage;
+mod steps;
+mod tables;
+mod undo;
+mod way;
 
 use std::sync::Arc;
 
@@ -36,13 +48,16 @@ use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 use sqlx::{Connection as _, PgConnection};
 
-use self::script::LeaveOut;
 pub use self::{
     error::RestoreError,
-    in_place::{Finished, Recovery, Undone},
+    in_place::{Finished, Recovery},
     load::{Load, OpenContent},
-    plan::{MAX_NAME, Plan, Target, is_side_name},
+    plan::{Beside, MAX_NAME, Place, Plan, Target, is_side_name},
+    recount::Trial,
+    undo::Undone,
+    way::Way,
 };
+use self::{script::LeaveOut, stage::Stage};
 use crate::{
     ids::RestoreId,
     postgres::{connect::ConnectInfo, inspect, tools::Tools},
@@ -59,6 +74,12 @@ pub struct Engine {
     pub admin: ConnectInfo,
     /// Restore even with client tools that can be made to run code from a crafted archive.
     pub allow_vulnerable_clients: bool,
+    /// Restore in place even when objects outside the schema go on referring to what is replaced.
+    pub allow_detached_references: bool,
+    /// Load in one transaction where the server's lock table has room for it.
+    pub one_transaction: bool,
+    /// Bytes that a restore must leave free on the target's disk, where that is known.
+    pub keep_free: u64,
 }
 
 impl Engine {
@@ -73,17 +94,36 @@ impl Engine {
         Ok(Plan::schema(id, schema, live_oid))
     }
 
-    /// The plan of a restore into the new database `name` (default: `hf_restored_{short id}`). Changes nothing.
+    /// The plan of a copy of `schema` beside what is live there, under the name `becomes`. Changes nothing.
+    ///
+    /// # Errors
+    /// `restore.name_taken` when there is such a schema, `restore.name_too_long`, or the database cannot be reached.
+    pub async fn plan_beside(&self, id: RestoreId, schema: &str, becomes: Beside) -> Result<Plan, RestoreError> {
+        fits(&becomes.schema, "schema")?;
+        let mut c = self.admin.connect().await?;
+        if in_place::schema(&mut c, &becomes.schema).await?.is_some() {
+            let message =
+                format!("there already is a schema {:?} in database {:?}", becomes.schema, self.admin.database);
+            return Err(RestoreError::new("restore.name_taken", message));
+        }
+        let live_oid = in_place::schema(&mut c, schema).await?.map(|s| s.oid);
+        _ = c.close().await;
+        let mut plan = Plan::schema(id, schema, live_oid);
+        if let Target::Schema { beside, .. } = &mut plan.target {
+            *beside = Some(becomes);
+        }
+        Ok(plan)
+    }
+
+    /// The plan of a restore into the new database `name` (default: `hf_restored_{short id}`); a schema's backup comes there under the
+    /// name `schema_becomes`. Changes nothing.
     ///
     /// # Errors
     /// `restore.name_taken` when there is such a database, `restore.name_too_long`.
     pub async fn plan_database(&self, id: RestoreId, name: Option<String>) -> Result<Plan, RestoreError> {
         let plan = Plan::database(id, name);
         let Target::Database { database } = &plan.target else { return Ok(plan) };
-        if database.len() > MAX_NAME || database.is_empty() {
-            let message = format!("a database's name has 1 to {MAX_NAME} bytes, {database:?} does not");
-            return Err(RestoreError::new("restore.name_too_long", message));
-        }
+        fits(database, "database")?;
         let mut c = self.admin.connect().await?;
         new_database::refuse_existing(&mut c, database).await?;
         _ = c.close().await;
@@ -99,14 +139,21 @@ impl Engine {
         let mut c = self.admin.connect().await?;
         let server_version = inspect::server_version(&mut c).await?;
         lock(&mut c, plan).await?;
+        stage::reached(Stage::Opened).await;
         Ok(Session {
             tools: self.tools.clone(),
             admin: self.admin.clone(),
             allow_vulnerable_clients: self.allow_vulnerable_clients,
+            allow_detached_references: self.allow_detached_references,
+            not_at_once: (!self.one_transaction).then(|| "restore.one_transaction is off".to_owned()),
+            keep_free: self.keep_free,
+            way: Way::OneTransaction,
             plan: plan.clone(),
             c,
             server_version,
             password: None,
+            word: None,
+            schema_was: String::new(),
             leave_out: LeaveOut::default(),
             dumped_by: 0,
             loader_pid: None,
@@ -119,9 +166,19 @@ pub struct Session {
     tools: Arc<Tools>,
     admin: ConnectInfo,
     allow_vulnerable_clients: bool,
+    allow_detached_references: bool,
+    /// Why not in one transaction, when that is known without counting.
+    not_at_once: Option<String>,
+    keep_free: u64,
+    /// Chosen by [`prepare`](Self::prepare).
+    way: Way,
     plan: Plan,
     c: PgConnection,
     server_version: u32,
+    /// What the steps of the one transaction want to hear; nobody else knows it.
+    word: Option<SecretString>,
+    /// The backup's schema, from [`prepare`](Self::prepare) on; empty for a whole database's.
+    schema_was: String,
     /// The role's, from [`prepare`](Self::prepare) on; nobody else knows it.
     password: Option<SecretString>,
     leave_out: LeaveOut,
@@ -133,6 +190,16 @@ pub struct Session {
 impl Session {
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Has the next [`prepare`](Self::prepare) rename the live schema aside.
+    pub fn without_one_transaction(&mut self, because: &str) {
+        self.not_at_once = Some(because.to_owned());
+    }
+
+    /// How the dump comes to its place, once [`prepare`](Self::prepare) has chosen.
+    pub fn way(&self) -> &Way {
+        &self.way
     }
 
     /// The process id of the last load's `psql`.
@@ -152,6 +219,15 @@ impl Session {
             Target::Database { database } => self.admin.with_database(database),
         }
     }
+}
+
+/// Refuses a name that the server would cut short.
+fn fits(name: &str, what: &str) -> Result<(), RestoreError> {
+    if (1..=MAX_NAME).contains(&name.len()) && !name.contains('\0') {
+        return Ok(());
+    }
+    let message = format!("a {what}'s name has 1 to {MAX_NAME} bytes, {name:?} does not");
+    Err(RestoreError::new("restore.name_too_long", message))
 }
 
 /// Takes the lock of the plan's target, which is the same for every restore of that target.

@@ -5,13 +5,14 @@
 use std::collections::BTreeSet;
 
 use secrecy::SecretString;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::{
-    RestoreError, Session,
-    in_place::{Finished, Recovery, count, refuse_altered},
+    RestoreError, Session, Way,
+    in_place::{Finished, Recovery, refuse_altered, rename},
     role::{self, execute},
     script::LeaveOut,
+    stage::{self, Stage},
 };
 use crate::{
     manifest::{DatabaseContent, DumpScope},
@@ -19,6 +20,7 @@ use crate::{
         ownership,
         quote::{ident, literal},
     },
+    proof::{self, Surroundings},
 };
 
 /// The database's owner, while the database exists.
@@ -37,6 +39,20 @@ pub(super) async fn refuse_existing(c: &mut PgConnection, database: &str) -> Res
     }
 }
 
+/// A schema's dump refers to nothing outside it that a new database would not have.
+fn refuse_outside_objects(content: &DatabaseContent) -> Result<(), RestoreError> {
+    match (&content.scope, content.requirements.objects.first()) {
+        (DumpScope::Schema { .. }, Some(needed)) => Err(RestoreError::new(
+            "restore.requirement_missing",
+            format!(
+                "the schema cannot be restored alone: it refers to {} {} and perhaps others",
+                needed.kind, needed.identity
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the role, the database with the encoding and locale of the one that we are connected to, and its extensions.
 pub(super) async fn prepare(
     session: &mut Session,
@@ -47,6 +63,7 @@ pub(super) async fn prepare(
 ) -> Result<LeaveOut, RestoreError> {
     let c = &mut session.c;
     refuse_existing(c, database).await?;
+    refuse_outside_objects(content)?;
     let mut tx = c.begin().await?;
     role::create(&mut tx, &session.plan.role, password, lifetime_seconds).await?;
     tx.commit().await?;
@@ -56,6 +73,10 @@ pub(super) async fn prepare(
     execute(c, format!("REVOKE ALL ON DATABASE {} FROM PUBLIC", ident(database))).await?;
 
     let mut target = session.target_connect().connect().await?;
+    // `public` comes with every database; the dump of a schema of that name makes its own.
+    if let DumpScope::Schema { schema } = &content.scope {
+        execute(&mut target, format!("DROP SCHEMA IF EXISTS {} RESTRICT", ident(schema))).await?;
+    }
     let mut schemas = BTreeSet::new();
     for extension in &content.requirements.extensions {
         let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)")
@@ -94,7 +115,12 @@ pub(super) async fn prepare(
         .await?;
     }
     _ = target.close().await;
-    Ok(LeaveOut { schemas, extension_comments: true, transaction_timeout: session.server_version < 170_000 })
+    Ok(LeaveOut {
+        schemas,
+        extension_comments: true,
+        transaction_timeout: session.server_version < 170_000,
+        only_tables: None,
+    })
 }
 
 /// The encoding and locale of the present database as options of `CREATE DATABASE`. The columns that name the provider's locale
@@ -127,19 +153,44 @@ pub(super) async fn finish(
     let role = session.plan.role.clone();
     let scope = DumpScope::Database { database: database.to_owned() };
     let mut target = session.target_connect().connect().await?;
-    let mut differences = count(&mut target, &scope, content).await;
+    // Of a schema's backup nothing else in the database was recorded.
+    let (owned, surroundings) = match &content.scope {
+        schema @ DumpScope::Schema { .. } => (schema, Surroundings::Ignored),
+        DumpScope::Database { .. } => (&scope, Surroundings::Compared),
+    };
+    let mut differences = proof::differences_in_words(&mut target, owned, content, surroundings).await;
+    if session.way != Way::OneTransaction {
+        ownership::apply_in_parts(&mut target, owned, &content.ownership, content.server_version).await?;
+    }
     let mut tx = target.begin().await?;
-    let applied = ownership::apply(&mut tx, &scope, &content.ownership, content.server_version).await?;
+    let applied = ownership::apply(&mut tx, owned, &content.ownership, content.server_version).await?;
     refuse_altered(&applied.altered)?;
     differences.extend(applied.differences);
     // What nobody could be named for, and the database itself, are ours.
     execute(&mut tx, format!("REASSIGN OWNED BY {} TO CURRENT_USER", ident(&role))).await?;
     execute(&mut tx, format!("DROP OWNED BY {} RESTRICT", ident(&role))).await?;
     execute(&mut tx, format!("GRANT CONNECT, TEMPORARY ON DATABASE {} TO PUBLIC", ident(database))).await?;
+    if let (DumpScope::Schema { schema }, Some(becomes)) = (&content.scope, &session.plan.schema_becomes) {
+        rename(&mut tx, schema, becomes).await?;
+    }
     execute(&mut tx, format!("DROP ROLE {}", ident(&role))).await?;
+    stage::reached(Stage::Swapping).await;
     tx.commit().await?;
     _ = target.close().await;
     Ok(Finished { schema_oid: None, differences })
+}
+
+/// Drops what belongs to a restore. Only what stays in it is forced out: `FORCE` also takes autovacuum's workers for sessions, which a role that is no
+/// superuser may not end. Without it PostgreSQL ends them itself and waits five seconds (`CountOtherDBBackends` in procarray.c).
+async fn drop_database(c: &mut PgConnection, database: &str) -> Result<(), RestoreError> {
+    const OBJECT_IN_USE: &str = "55006";
+    let drop = format!("DROP DATABASE {}", ident(database));
+    match sqlx::raw_sql(AssertSqlSafe(drop.clone())).execute(&mut *c).await {
+        Err(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some(OBJECT_IN_USE) => {
+            execute(c, format!("{drop} WITH (FORCE)")).await
+        }
+        done => Ok(done.map(|_| ())?),
+    }
 }
 
 pub(super) async fn roll_back(
@@ -152,7 +203,7 @@ pub(super) async fn roll_back(
         return Ok(if owner.is_some() { Recovery::Finished } else { Recovery::Nothing });
     }
     if owner == role_oid {
-        execute(&mut session.c, format!("DROP DATABASE {} WITH (FORCE)", ident(database))).await?;
+        drop_database(&mut session.c, database).await?;
     }
     role::drop(&mut session.c, &session.plan.role).await?;
     Ok(Recovery::RolledBack)

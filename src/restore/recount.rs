@@ -2,25 +2,35 @@
 
 use sqlx::Connection as _;
 
-use super::{
-    RestoreError, Session, Target,
-    in_place::{count, schema},
+use super::{RestoreError, Session, Target, in_place::schema, role};
+use crate::{
+    manifest::{DatabaseContent, DumpScope},
+    postgres::ownership,
+    proof::{self, Difference, Surroundings},
 };
-use crate::manifest::{DatabaseContent, DumpScope};
+
+/// What a trial has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// Between the proof and what was restored.
+    pub differences: Vec<Difference>,
+    /// Between recorded and given owners and grants, in words.
+    pub of_owners: Vec<String>,
+}
 
 impl Session {
-    /// What differs between the target's tables, rows and sequences and the record. Changes nothing.
+    /// What differs between the target and the record: content, definitions, owners and grants. Changes nothing.
     pub async fn recount(&mut self, content: &DatabaseContent) -> Vec<String> {
         match &self.plan.target {
             Target::Schema { schema, .. } => {
                 let scope = DumpScope::Schema { schema: schema.clone() };
-                count(&mut self.c, &scope, content).await
+                compare(&mut self.c, &scope, content).await
             }
             Target::Database { database } => {
-                let scope = DumpScope::Database { database: database.clone() };
+                let scope = scope_within(database, content);
                 match self.target_connect().connect().await {
                     Ok(mut target) => {
-                        let differences = count(&mut target, &scope, content).await;
+                        let differences = compare(&mut target, &scope, content).await;
                         _ = target.close().await;
                         differences
                     }
@@ -28,6 +38,28 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// For a trial in a database of its own: shuts the restore's role out, gives owners and grants back as a restore would, and compares. The
+    /// caller rolls back, which drops the database.
+    ///
+    /// # Errors
+    /// The database cannot be read, or the dump has replaced code (`restore.altered`).
+    pub async fn prove(&mut self, content: &DatabaseContent) -> Result<Trial, RestoreError> {
+        let Target::Database { database } = &self.plan.target else {
+            return Err(RestoreError::new("restore.not_prepared", "a trial goes into a database of its own"));
+        };
+        let (database, role) = (database.clone(), self.plan.role.clone());
+        role::disable(&mut self.c, &role).await?;
+        let scope = scope_within(&database, content);
+        let mut target = self.target_connect().connect().await?;
+        let differences = proof::differences(&mut target, &scope, content, Surroundings::Ignored).await?;
+        let mut tx = target.begin().await?;
+        let applied = ownership::apply(&mut tx, &scope, &content.ownership, content.server_version).await?;
+        super::in_place::refuse_altered(&applied.altered)?;
+        tx.commit().await?;
+        _ = target.close().await;
+        Ok(Trial { differences, of_owners: applied.differences })
     }
 
     /// The oid of the schema that is live under the target's name now; `None` for a database.
@@ -40,4 +72,21 @@ impl Session {
             Target::Database { .. } => Ok(None),
         }
     }
+}
+
+/// The restored scope in a database of its own: a schema keeps its name.
+fn scope_within(database: &str, content: &DatabaseContent) -> DumpScope {
+    match &content.scope {
+        DumpScope::Schema { schema } => DumpScope::Schema { schema: schema.clone() },
+        DumpScope::Database { .. } => DumpScope::Database { database: database.to_owned() },
+    }
+}
+
+async fn compare(c: &mut sqlx::PgConnection, scope: &DumpScope, content: &DatabaseContent) -> Vec<String> {
+    let mut differences = proof::differences_in_words(c, scope, content, Surroundings::Compared).await;
+    match ownership::differences(c, scope, &content.ownership, content.server_version).await {
+        Ok(of_owners) => differences.extend(of_owners),
+        Err(error) => differences.push(format!("owners and grants could not be compared: {error}")),
+    }
+    differences
 }

@@ -133,10 +133,24 @@ pub(super) async fn disable(c: &mut PgConnection, role: &str) -> Result<(), Rest
             .fetch_one(&mut *c)
             .await?;
         if left == 0 && running == 0 {
-            return Ok(());
+            return roll_back_prepared(c, role).await;
         }
     }
     Err(RestoreError::passing("restore.session_remains", format!("a session of role {role:?} does not end")))
+}
+
+/// A transaction that a dump has prepared outlives its session, with its locks.
+async fn roll_back_prepared(c: &mut PgConnection, role: &str) -> Result<(), RestoreError> {
+    let prepared: Vec<String> = sqlx::query_scalar(
+        "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE owner = $1 AND database = current_database()",
+    )
+    .bind(role)
+    .fetch_all(&mut *c)
+    .await?;
+    for gid in prepared {
+        execute(c, format!("ROLLBACK PREPARED {}", literal(&gid))).await?;
+    }
+    Ok(())
 }
 
 /// Drops the role with the privileges that were given to it and whatever it still owns in this database; refused when others' objects

@@ -46,6 +46,8 @@ pub(super) struct LeaveOut {
     pub extension_comments: bool,
     /// `SET transaction_timeout`, which clients of version 17 and newer write and older servers do not know.
     pub transaction_timeout: bool,
+    /// Of an archive: everything of this schema but these tables' rows, and what needs more than them.
+    pub only_tables: Option<(String, Vec<String>)>,
 }
 
 impl LeaveOut {
@@ -247,6 +249,7 @@ mod tests {
             schemas: schemas.iter().map(|s| (*s).to_owned()).collect(),
             extension_comments,
             transaction_timeout: true,
+            only_tables: None,
         };
         let mut whole = String::new();
         ScriptReader::new(text.as_bytes(), leave_out.clone()).read_to_string(&mut whole).unwrap();

@@ -34,7 +34,7 @@ pub async fn announce(app: &App) -> Result<usize, RequestError> {
                 detail: serde_json::json!({ "expires_at": backup.expires_at }),
             };
             history::record(&mut transaction, &event).await?;
-            tell::expiring(&mut transaction, backup).await?;
+            tell::expiring(&mut transaction, app, backup).await?;
         }
         transaction.commit().await?;
         if expiring.is_empty() {

@@ -9,13 +9,16 @@
 mod asked;
 mod expiring;
 mod managing;
+mod next;
 mod opening;
 mod rows;
+mod sending;
 mod skew;
 mod spread;
 mod stale;
 mod starting;
 mod tell;
+mod trials;
 mod upkeep;
 
 use std::time::Duration;
@@ -28,12 +31,14 @@ use self::skew::ClockCheck;
 pub use self::{
     expiring::announce,
     managing::{Changes, NewSchedule, Target, add, change, get, list, preview, remove},
+    next::next_starts,
     opening::open_due,
     rows::{Schedule, SchedulePage, ScheduledRun, runs_of},
     skew::off_by,
     spread::{due_at, place},
-    stale::{is_stale, look as look_for_stale},
+    stale::{allowed_age, is_stale, look as look_for_stale},
     starting::start_due,
+    trials::try_next,
 };
 use crate::{app::App, jobs::request::RequestError};
 
@@ -57,7 +62,8 @@ pub async fn run(app: App, stop: CancellationToken) {
             report("do the upkeep", upkeep::all(&app).await);
         }
     });
-    tokio::join!(schedules, upkeep);
+    // Beside both: a mail server that hangs keeps nothing else waiting.
+    tokio::join!(schedules, upkeep, sending::keep_sending(&app, &stop, &check));
 }
 
 async fn repeat(app: &App, stop: &CancellationToken, mut work: impl AsyncFnMut()) {

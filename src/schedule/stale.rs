@@ -10,11 +10,12 @@ use crate::{
     db,
     history::{self, Event, ProtectedProject},
     jobs::request::RequestError,
+    notice::AboutStale,
     tenant::Caller,
 };
 
 /// The age that a project's settings allow, else `usual`. `None`: whatever age.
-fn allowed_age(settings: &serde_json::Value, usual: Duration) -> Option<Duration> {
+pub fn allowed_age(settings: &serde_json::Value, usual: Duration) -> Option<Duration> {
     match settings.get("allowed_age_hours").and_then(serde_json::Value::as_u64) {
         Some(0) => None,
         // A century is as good as any longer time.
@@ -54,8 +55,9 @@ async fn raise(app: &App, project: &ProtectedProject, allowed: Duration, now: Ti
         return Ok(());
     }
     let detail = serde_json::json!({ "last_good_at": project.last_good_at, "allowed_seconds": allowed.num_seconds() });
-    record(&mut transaction, &project.id, "stale", "failed", detail.clone()).await?;
-    tell::stale(&mut transaction, &project.id, now, &detail).await?;
+    record(&mut transaction, &project.id, "stale", "failed", detail).await?;
+    let about = AboutStale { last_good_at: project.last_good_at, allowed_seconds: allowed.num_seconds() };
+    tell::stale(&mut transaction, app, &project.id, now, about).await?;
     transaction.commit().await?;
     tracing::warn!(project = %project.id, "Schedule: no good backup within {} hours", allowed.num_hours());
     Ok(())

@@ -1,60 +1,61 @@
-//! Who is told of what the clock brings. Until notices have channels of their own, these are the addresses that requests named; what is told
-//! is written into the outbox once for each channel and recipient.
+//! What is told of what the clock brings.
 
 use sqlx::PgConnection;
 
 use crate::{
+    app::App,
     clock::Timestamp,
-    history::{self, Expiring, HistoryError, OnceNotice},
+    history::{self, Expiring},
     ids::BackupId,
+    jobs::request::RequestError,
+    notice::{AboutStale, Notice, NoticeEvent},
+    tell::{self, Told},
 };
 
-/// A way to somebody.
-struct Recipient<'a> {
-    channel: &'a str,
-    address: &'a str,
-}
-
-fn by_email(address: Option<&str>) -> Vec<Recipient<'_>> {
-    address.map(|address| Recipient { channel: "email", address }).into_iter().collect()
-}
-
-/// A backup will expire.
-pub(super) async fn expiring(connection: &mut PgConnection, backup: &Expiring) -> Result<(), HistoryError> {
-    for Recipient { channel, address } in by_email(backup.notify_email.as_deref()) {
-        let notice = OnceNotice {
-            project_id: &backup.project_id,
-            backup_id: Some(BackupId(backup.id)),
-            event: "expiring",
-            channel,
-            recipient: address,
-            payload: serde_json::json!({ "type": backup.r#type, "created_at": backup.created_at, "expires_at": backup.expires_at }),
-        };
-        history::add_notice_once(&mut *connection, &format!("expiring:{}:{channel}:{address}", backup.id), &notice)
-            .await?;
-    }
+/// A backup will expire: once for each recipient, however often it is noticed.
+pub(super) async fn expiring(connection: &mut PgConnection, app: &App, backup: &Expiring) -> Result<(), RequestError> {
+    let id = BackupId(backup.id);
+    let told = Told {
+        event: NoticeEvent::Expiring,
+        occurrence: &backup.id.to_string(),
+        project_id: Some(&backup.project_id),
+        backup_id: Some(id),
+        job_id: None,
+        asked_for: backup.notify_email.as_deref(),
+        notice: Notice {
+            backup: tell::backup(connection, id).await?,
+            hint: Some(format!("Pin it to keep it: `holdfast pin {}`.", backup.id)),
+            ..Notice::default()
+        },
+    };
+    tell::tell(connection, app, &told).await?;
     Ok(())
 }
 
-/// A project has no good backup within its allowed age.
+/// A project has no good backup within its allowed age: once for each recipient and episode.
 pub(super) async fn stale(
     connection: &mut PgConnection,
+    app: &App,
     project_id: &str,
     raised_at: Timestamp,
-    detail: &serde_json::Value,
-) -> Result<(), HistoryError> {
+    about: AboutStale,
+) -> Result<(), RequestError> {
     let address = history::newest_notify_email(&mut *connection, project_id).await?;
-    for Recipient { channel, address } in by_email(address.as_deref()) {
-        let notice = OnceNotice {
-            project_id,
-            backup_id: None,
-            event: "stale",
-            channel,
-            recipient: address,
-            payload: detail.clone(),
-        };
-        let once = format!("stale:{project_id}:{}:{channel}:{address}", raised_at.timestamp());
-        history::add_notice_once(&mut *connection, &once, &notice).await?;
-    }
+    let told = Told {
+        event: NoticeEvent::Stale,
+        occurrence: &format!("{project_id}:{}", raised_at.timestamp()),
+        project_id: Some(project_id),
+        backup_id: None,
+        job_id: None,
+        asked_for: address.as_deref(),
+        notice: Notice {
+            stale: Some(about),
+            hint: Some(format!(
+                "Look why the last backups failed (`holdfast list {project_id}`), then take one: `holdfast backup {project_id} --wait`."
+            )),
+            ..Notice::default()
+        },
+    };
+    tell::tell(connection, app, &told).await?;
     Ok(())
 }

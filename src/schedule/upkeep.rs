@@ -3,10 +3,11 @@
 use chrono::Duration;
 use sqlx::PgPool;
 
-use super::{expiring, rows, skew, stale};
+use super::{expiring, rows, skew, stale, trials};
 use crate::{
     app::App,
     clock::Timestamp,
+    history,
     jobs::{apply_retention, request::RequestError},
     tenant::Caller,
 };
@@ -28,10 +29,23 @@ pub(super) async fn all(app: &App) -> Result<(), RequestError> {
     if claim(pool, "retention", now, Duration::days(1), First::Later).await? {
         outcome = outcome.and(apply_retention::run(app, &Caller::system("retention")).await.map(|_| ()));
     }
+    if claim(pool, "trials", now, Duration::minutes(10), First::Later).await? {
+        outcome = outcome.and(trials::try_next(app).await.map(|_| ()));
+    }
     if claim(pool, "schedule_runs", now, Duration::days(1), First::Later).await? {
         outcome = outcome.and(rows::forget_runs(pool, now - Duration::days(RUNS_KEPT_DAYS)).await);
     }
+    if claim(pool, "notices", now, Duration::days(1), First::Later).await? {
+        outcome = outcome.and(forget_notices(app, now).await);
+    }
     outcome
+}
+
+/// Removes notices that nobody wants to look at any more.
+async fn forget_notices(app: &App, now: Timestamp) -> Result<(), RequestError> {
+    let before = now - Duration::days(i64::from(app.config.notify.keep_days));
+    while history::forget_notices(&app.pool, before).await? > 0 {}
+    Ok(())
 }
 
 /// When a task is done that was never done before.

@@ -34,6 +34,8 @@ use crate::{
         quote::{dump_pattern, qualified},
         tools::{ChildEnvironment, ClientTool, Tool, Tools, display_version},
     },
+    proof,
+    proof_record::{Proof, ProofLevel},
 };
 
 /// Longest time to reach the server and be let in. A server that does not answer at all would hold a worker for ever.
@@ -70,6 +72,7 @@ pub struct PgDump {
     choice: TableChoice,
     /// Schema and table.
     without_rows: Vec<(String, String)>,
+    proof: ProofLevel,
     run: Option<Run>,
 }
 
@@ -103,6 +106,7 @@ impl Drop for Inspection {
 struct Found {
     table_count: u64,
     tables: Vec<TableRows>,
+    proof: Proof,
     sequences: Vec<crate::manifest::SequenceValue>,
     ownership: Vec<ObjectOwnership>,
     requirements: crate::manifest::Requirements,
@@ -110,7 +114,15 @@ struct Found {
 
 impl PgDump {
     pub fn new(tools: Arc<Tools>, options: PgDumpOptions) -> Self {
-        Self { tools, options, choice: TableChoice::default(), without_rows: Vec::new(), run: None }
+        let (choice, without_rows, proof) = (TableChoice::default(), Vec::new(), ProofLevel::Full);
+        Self { tools, options, choice, without_rows, proof, run: None }
+    }
+
+    /// How much is proved in the dump's snapshot; [`ProofLevel::Full`] unless said.
+    #[must_use]
+    pub fn proving(mut self, level: ProofLevel) -> Self {
+        self.proof = level;
+        self
     }
 
     /// Leaves out the rows of these tables, each a schema and a name. They count as empty, as they are after a restore.
@@ -151,6 +163,11 @@ impl PgDump {
         )
     }
 
+    /// The sequences that are in the dump.
+    fn sequences_of<'a>(&'a self, run: &'a Run) -> Selection<'a> {
+        Self::selection(&self.options, run.chosen.as_deref().map(|chosen| chosen.sequences.as_slice()))
+    }
+
     async fn begin(&mut self) -> Result<(Run, File), SourceError> {
         let options = &self.options;
         let mut info = options.connect.clone();
@@ -179,8 +196,9 @@ impl PgDump {
         drop(sqlx::raw_sql("SET client_connection_check_interval = '5s'").execute(&mut connection).await);
         // Without help from parallel workers counting still ends before the dump, and the tenants keep their processors.
         let begin = format!(
-            "SET lock_timeout = {lock_wait}; SET max_parallel_workers_per_gather = 0; \
-             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+            "{}; SET lock_timeout = {lock_wait}; SET max_parallel_workers_per_gather = 0; \
+             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            proof::SETTINGS
         );
         sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut connection).await.map_err(sql)?;
         let schema = match &options.scope {
@@ -212,7 +230,8 @@ impl PgDump {
         let command = Command::new(&tool.path).args(arguments).stdout_pipe();
         let mut child = environment.apply(command).spawn().await.map_err(cannot)?;
         let stdout = child.stdout.take().ok_or_else(|| cannot(io::Error::other("it has no standard output")))?;
-        let inspection = Inspection(tokio::spawn(find(connection, options.clone(), chosen.clone(), info.clone())));
+        let inspection =
+            Inspection(tokio::spawn(find(connection, options.clone(), self.proof, chosen.clone(), info.clone())));
         let (seen, _environment) = (Arc::default(), environment);
         let run = Run { child, inspection, seen, tool, server_version, schema, chosen, _environment };
         Ok((run, stdout))
@@ -365,11 +384,15 @@ impl Source for PgDump {
         if !words.is_empty() {
             tracing::warn!(%words, "pg_dump succeeded with warnings");
         }
-        let (connection, mut found) = run.found().await?;
-        let is_left_out = |table: &TableRows| {
-            self.without_rows.iter().any(|(schema, name)| (schema, name) == (&table.schema, &table.table))
+        let (mut connection, mut found) = run.found().await?;
+        let is_left_out = |schema: &String, table: &String| {
+            self.without_rows.iter().any(|(of_schema, name)| (of_schema, name) == (schema, table))
         };
-        found.tables.iter_mut().filter(|table| is_left_out(table)).for_each(|table| table.rows = 0);
+        found.tables.iter_mut().filter(|t| is_left_out(&t.schema, &t.table)).for_each(|table| table.rows = 0);
+        found.proof.rows.retain(|t| !is_left_out(&t.schema, &t.table));
+        let sequences = inspect::sequences(&mut connection, self.sequences_of(&run)).await;
+        let sequences = sequences.map_err(|error| from_sql(&self.options.connect, error))?;
+        found.proof.moved_sequences = proof::moved(&found.sequences, sequences);
         self.is_still_the_same(connection, &run).await?;
         Ok(SourceReport {
             holds: Content::Database(DatabaseContent {
@@ -383,6 +406,7 @@ impl Source for PgDump {
                 sequences: found.sequences,
                 ownership: found.ownership,
                 requirements: found.requirements,
+                proof: Some(found.proof),
             }),
         })
     }
@@ -458,6 +482,7 @@ fn no_schema(schema: &str, info: &ConnectInfo) -> SourceError {
 async fn find(
     mut connection: PgConnection,
     options: PgDumpOptions,
+    level: ProofLevel,
     chosen: Option<Arc<Chosen>>,
     info: ConnectInfo,
 ) -> (PgConnection, Result<Found, SourceError>) {
@@ -465,17 +490,24 @@ async fn find(
         PgDump::selection(&options, chosen.as_deref().map(|chosen| which(chosen).as_slice()))
     };
     let found = async {
-        Ok::<_, sqlx::Error>(Found {
-            table_count: inspect::table_count(&mut connection, of(|chosen| &chosen.defined)).await?,
-            sequences: inspect::sequences(&mut connection, of(|chosen| &chosen.sequences)).await?,
-            requirements: inspect::requirements(&mut connection, PgDump::selection(&options, None)).await?,
-            ownership: match &chosen {
-                None => owners(&mut connection, &options).await?,
-                // It is restored by nobody who could give them back.
-                Some(_) => Vec::new(),
-            },
-            tables: inspect::table_rows(&mut connection, of(|chosen| &chosen.filled)).await?,
-        })
+        let whole = PgDump::selection(&options, None);
+        let table_count = inspect::table_count(&mut connection, of(|chosen| &chosen.defined)).await?;
+        let sequences = inspect::sequences(&mut connection, of(|chosen| &chosen.sequences)).await?;
+        let requirements = inspect::requirements(&mut connection, whole).await?;
+        let ownership = match &chosen {
+            None => owners(&mut connection, &options).await?,
+            // It is restored by nobody who could give them back.
+            Some(_) => Vec::new(),
+        };
+        let request = proof::Request {
+            level,
+            whole,
+            filled: of(|chosen| &chosen.filled),
+            is_partial: chosen.is_some(),
+            requirements: &requirements,
+        };
+        let proof::Taken { tables, proof } = proof::take(&mut connection, request).await?;
+        Ok::<_, sqlx::Error>(Found { table_count, tables, proof, sequences, ownership, requirements })
     };
     let found = found.await.map_err(|error| from_sql(&info, error));
     (connection, found)

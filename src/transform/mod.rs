@@ -7,6 +7,7 @@
 pub mod age;
 pub mod digest;
 pub mod gzip;
+pub mod seal;
 pub mod zstd;
 
 use std::io::{self, Read, Write};
@@ -14,6 +15,7 @@ use std::io::{self, Read, Write};
 pub use self::{
     age::{Identities, InvalidIdentity},
     digest::{CheckedReader, Fingerprinter},
+    seal::{SealError, SealKey, Seals},
 };
 use crate::artifact::{Compression, Encoding, Encryption};
 

@@ -25,7 +25,7 @@ use holdfast::{
         password::Passwords,
     },
     byte_size::ByteSize,
-    clock::Clock,
+    clock::{Clock, Timestamp},
     config::{Config, Secret},
     db, http,
     ids::{BackupId, JobId},
@@ -41,6 +41,8 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tower::ServiceExt;
 use uuid::Uuid;
+
+use crate::support::seal;
 
 /// A storage in memory whose copies can be made unreadable.
 #[derive(Debug, Default)]
@@ -84,10 +86,12 @@ impl Storage for Shelf {
     async fn stat(&self, at: &Locator) -> Result<Stat, Error> {
         Ok(Stat { bytes: self.get(at)?.len() as u64 })
     }
-    async fn find(&self, _: &ArtifactName) -> Result<Option<Locator>, Error> {
-        Ok(None)
+    async fn find(&self, name: &ArtifactName) -> Result<Option<Locator>, Error> {
+        let is_there = self.objects.lock().unwrap().contains_key(name.as_str());
+        Ok(is_there.then(|| Locator::Memory { key: name.clone() }))
     }
-    async fn delete(&self, _: &Locator) -> Result<Deletion, Error> {
+    async fn delete(&self, at: &Locator) -> Result<Deletion, Error> {
+        self.objects.lock().unwrap().remove(at.key().as_str());
         Ok(Deletion::Gone)
     }
     async fn probe(&self, _: ProbeDepth) -> Result<Probe, Error> {
@@ -250,13 +254,13 @@ impl TestApi {
         self.send(request(Method::POST, path, Some(token), Some(body))).await
     }
 
-    /// A completed backup with its bytes in the named storages.
+    /// A completed backup with its bytes and manifest in the named storages.
     pub async fn stored_backup(&self, project: &str, bytes: &Bytes, storages: &[&str]) -> BackupId {
         let id = BackupId::generate();
         let key: ArtifactName = format!("backups/{project}/backup-{}.sql.gz", id.short()).parse().unwrap();
-        sqlx::query(
+        let created_at: Timestamp = sqlx::query_scalar(
             "INSERT INTO control_plane.backups (id, project_id, type, format, status, file_name, file_id, size, sha256, expires_at)
-             VALUES ($1, $2, 'database', 'sql', 'completed', $3, $4, $5, $6, $7)",
+             VALUES ($1, $2, 'database', 'sql', 'completed', $3, $4, $5, $6, $7) RETURNING created_at",
         )
         .bind(id.0)
         .bind(project)
@@ -265,13 +269,15 @@ impl TestApi {
         .bind(bytes.len() as i64)
         .bind(Sha256Digest::of(bytes).to_string())
         .bind(self.clock.now() + chrono::Duration::days(3))
-        .execute(self.pool())
+        .fetch_one(self.pool())
         .await
         .unwrap();
+        let manifest = seal::plain(id, project, key.as_str(), created_at, bytes);
+        let manifest = Bytes::from(seal::sealed(manifest, self.app.keys.seals.key().unwrap()));
         for storage in storages {
             let shelf = if *storage == "first" { &self.first } else { &self.second };
-            let locator = shelf.put(&key, bytes.clone());
-            holdfast::history::put_copy(self.pool(), id, storage, Ok((&locator, &locator))).await.unwrap();
+            let (artifact, manifest) = (shelf.put(&key, bytes.clone()), shelf.put(&key.manifest(), manifest.clone()));
+            holdfast::history::put_copy(self.pool(), id, storage, Ok((&artifact, &manifest))).await.unwrap();
         }
         id
     }

@@ -279,6 +279,7 @@ pub fn rows() -> Vec<Row> {
         manage("DELETE /api/channels/{id}", Channel, None, 204, "channel_deleted", Admins(Beyond::NotFound)),
         read("GET /api/channels/{id}", Channel, Admins(Beyond::NotFound)),
         manage("PATCH /api/channels/{id}", Channel, Some(|_| json!({ "enabled": false })), 200, "channel_changed", Admins(Beyond::NotFound)),
+        manage("POST /api/channels/{id}/test", Channel, None, 200, "channel_tested", Admins(Beyond::NotFound)),
         read("GET /api/databases", Nothing, Operators),
         manage("POST /api/databases", Nothing, Some(new_database), 201, "database_added", Operators),
         manage("DELETE /api/databases/{name}", Database, None, 204, "database_deleted", Operators),

@@ -52,6 +52,7 @@ fn cases() -> Vec<Case> {
         ("POST /api/backup/restore", json!({ "backup_id": "../x" }), 422, "backup_id"),
         ("POST /api/backup/restore", json!({ "target": { "database": "a\u{0}" } }), 422, "database"),
         ("POST /api/backup/restore", json!({ "target": { "database": "x".repeat(256) } }), 422, "database"),
+        ("POST /api/backup/restore", json!({ "target": { "tables": [""] } }), 422, "tables"),
         ("POST /api/backup/export", json!({ "project_id": "-x" }), 404, "project"),
         ("POST /api/backup/export", json!({ "project_id": "--help" }), 404, "project"),
         ("POST /api/backup/export", json!({ "project_id": ".." }), 404, "project"),

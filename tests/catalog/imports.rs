@@ -7,6 +7,7 @@ use holdfast::{
     demo::{compare, sample},
     history::{self, Backup},
     jobs::{
+        authentic::TakeUp,
         import_files,
         queue::Job,
         request::{self, DeleteRequest, Depth, Export, ImportRequest, RequestError, VerifyRequest},
@@ -23,7 +24,7 @@ fn key(backup: &Backup) -> ArtifactName {
 }
 
 fn of(storage: &str, backup: &Backup) -> ImportRequest {
-    ImportRequest { storage: storage.to_owned(), key: key(backup), even_if_deleted: false }
+    ImportRequest { storage: storage.to_owned(), key: key(backup), even_if_deleted: false, allow_unsealed: false }
 }
 
 async fn ask(test: &TestApp, request: &ImportRequest) -> Result<Job, RequestError> {
@@ -136,7 +137,7 @@ async fn a_deleted_backup_comes_back_only_when_that_is_asked_for() {
     }
     assert_eq!(code_of_refusal(&test, &of("first", &taken)).await, "backup.deleted");
     // Its time was over long ago.
-    edit(&stored(root.path(), "first", &names[1]), |manifest| {
+    edit(&test, &stored(root.path(), "first", &names[1]), |manifest| {
         manifest["head"]["expires_at"] = "2020-01-01T00:00:00Z".into();
     });
     let job = import(&test, &ImportRequest { even_if_deleted: true, ..of("first", &taken) }).await;
@@ -167,7 +168,9 @@ async fn files_are_put_into_a_storage_and_imported_from_there() {
         path.parent().unwrap().read_dir().map_or(0, Iterator::count)
     };
     let place = async |artifact: &str, manifest: &str, storage: &str| {
-        import_files::place(&test.app, &name(artifact), &name(manifest), storage).await.map_err(|error| error.code())
+        let (artifact, manifest) = (name(artifact), name(manifest));
+        let placed = import_files::place(&test.app, &artifact, &manifest, storage, TakeUp::Sealed).await;
+        placed.map_err(|error| error.code())
     };
 
     let mut bytes = fs::read(name("artifact")).unwrap();
@@ -214,7 +217,7 @@ async fn a_partial_backup_is_one_for_good_and_never_restored() {
     assert_eq!(unknown.attempts, 1, "no attempt would help");
 
     let refused = async |test: &TestApp, backup: &Backup| {
-        let restore = request::RestoreRequest { backup_id: backup.backup_id(), target_database: None };
+        let restore = request::RestoreRequest::in_place(backup.backup_id());
         assert_eq!(request::restore(&test.app, &caller(), &restore, None).await.unwrap_err().code(), "backup.partial");
         let trial = VerifyRequest { backup_id: backup.backup_id(), depth: Depth::Restore };
         assert_eq!(request::verify(&test.app, &caller(), &trial, None).await.unwrap_err().code(), "backup.partial");
@@ -225,10 +228,15 @@ async fn a_partial_backup_is_one_for_good_and_never_restored() {
     assert_eq!(lost.run(job.job_id()).await.result.unwrap()["outcome"], "verified");
 
     // Whoever reads the manifest knows, with the key and without; and a head that hides it is contradicted by the body.
-    let without_key = TestApp::with(|config| super::storages_below(config, root.path())).await;
+    let seal = lost.app.keys.seals.key().unwrap().public().to_string();
+    let without_key = TestApp::with(|config| {
+        super::storages_below(config, root.path());
+        config.seal.accepted_keys = vec![seal];
+    })
+    .await;
     rebuild(&without_key, &["first"]).await;
     assert!(listed(&without_key, &taken).await.is_partial && !listed(&without_key, &whole).await.is_partial);
-    edit(&stored(root.path(), "second", &manifest_of(&taken)), |manifest| {
+    edit(&lost, &stored(root.path(), "second", &manifest_of(&taken)), |manifest| {
         manifest["head"].as_object_mut().unwrap().remove("is_partial").unwrap();
     });
     let deceived = empty_with_the_key_of(&lost, root.path()).await;

@@ -271,7 +271,7 @@ fn what_is_mounted_inside_a_kept_directory_is_not_removed_with_it() {
 /// Writes a restore down as a worker does that is lost right afterwards.
 async fn lost(scene: &Scene, backup: &holdfast::history::Backup) -> (FilesPlan, queue::Job) {
     let app = &scene.test.app;
-    let request = RestoreRequest { backup_id: backup.backup_id(), target_database: None };
+    let request = RestoreRequest::in_place(backup.backup_id());
     let job = request::restore(app, &caller(), &request, None).await.unwrap();
     let place = Place::find(&scene.live(), &[]).unwrap();
     let plan = FilesPlan::directory(RestoreId::generate(), &place).unwrap();
@@ -372,7 +372,7 @@ async fn workers_killed_at_any_stage_leave_a_whole_tree_and_the_next_one_ends_th
     for stage in ["fetching", "extracting", "comparing", "swapping"] {
         fs::remove_dir_all(scene.live().join("3")).unwrap();
         let ruined = look(&scene.live());
-        let request = RestoreRequest { backup_id: backup.backup_id(), target_database: None };
+        let request = RestoreRequest::in_place(backup.backup_id());
         let job = request::restore(&scene.test.app, &caller(), &request, None).await.unwrap();
         let mut lost = worker(&scene);
         let deadline = Instant::now() + Duration::from_secs(90);

@@ -118,7 +118,7 @@ async fn only_operators_say_where_files_are_and_only_those_with_the_project_back
 
     let asked = ExportStorage { project_id: "acme".to_owned(), ..ExportStorage::default() };
     assert_eq!(request::export(app, &stranger, &asked, None).await.unwrap_err().code(), "project.not_found");
-    let restore = RestoreRequest { backup_id: backup.backup_id(), target_database: None };
+    let restore = RestoreRequest::in_place(backup.backup_id());
     assert_eq!(request::restore(app, &stranger, &restore, None).await.unwrap_err().code(), "backup.not_found");
     request::export(app, &member, &asked, None).await.unwrap();
     let elsewhere = RestoreRequest { target_database: Some("other".to_owned()), ..restore };

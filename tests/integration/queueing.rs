@@ -105,8 +105,7 @@ async fn a_sent_file_is_verified_like_any_backup_and_not_restored() {
     let verified: Option<String> =
         sqlx::query_scalar("SELECT verified_depth FROM control_plane.backups").fetch_one(&test.app.pool).await.unwrap();
     assert_eq!(verified.as_deref(), Some("read"));
-    let refused =
-        request::restore(&test.app, &caller(), &RestoreRequest { backup_id: id, target_database: None }, None).await;
+    let refused = request::restore(&test.app, &caller(), &RestoreRequest::in_place(id), None).await;
     assert_eq!(refused.unwrap_err().code(), "backup.not_restorable");
     // Nor is it tried in a scratch database.
     let job = integration.enqueue(JobType::VerifyBackup, json!({ "backup_id": id, "depth": "restore" })).await.unwrap();

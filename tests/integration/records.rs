@@ -79,7 +79,11 @@ async fn results_keep_their_names_in_json() {
         value["details"],
         json!({ "telegram_success": true, "database_success": true, "telegram_error": null, "database_error": null, "kept_in_outbox": false })
     );
-    let names = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    let names = |value: &serde_json::Value| {
+        let mut names: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names.join(" ")
+    };
     assert_eq!(names(&value), "database_record details error success telegram_metadata");
     assert_eq!(
         names(&value["telegram_metadata"]),

@@ -166,7 +166,7 @@ async fn a_token_that_is_no_longer_good_is_told_and_appears_nowhere() {
     comes_back(&test.app.control).await;
     assert_eq!(both.details.telegram_error.as_ref().unwrap().code, "storage.denied");
     assert_eq!(both.details.database_error.as_ref().unwrap().code, "control_plane.unavailable");
-    let said = serde_json::to_string(&(&refused, &both)).unwrap() + &format!("{integration:?} {refused:?}");
+    let said = format!("{} {integration:?} {refused:?}", serde_json::to_string(&(&refused, &both)).unwrap());
     assert!(!said.contains(&token) && !said.contains(token.split_once(':').unwrap().1), "{said}");
     let logged: Vec<String> = sqlx::query_scalar("SELECT message || metadata::text FROM control_plane.project_logs")
         .fetch_all(&test.app.pool)

@@ -169,6 +169,28 @@ async fn an_operator_vouches_for_an_address_only_by_giving_it() {
 }
 
 #[tokio::test]
+async fn an_organisations_admins_add_so_many_channels_and_no_more() {
+    let api = TestApi::new().await;
+    let (ada, olga) = (admin(&api), operator(&api));
+    let mut body = channel(json!({ "type": "email", "to": ["a@example.com"] }));
+    body["project_id"] = json!("acme");
+    api.post(&olga, "/api/channels", body.clone()).await.data(201);
+    let own = api.post(&ada, "/api/channels", body.clone()).await.data(201)["id"].as_str().unwrap().to_owned();
+    let further = "INSERT INTO control_plane.channels
+            (id, name, kind, project_id, organization_id, events, enabled, settings_sealed, is_tenants_own, created_by)
+        SELECT gen_random_uuid(), name, kind, project_id, organization_id, events, enabled, settings_sealed, is_tenants_own, created_by
+        FROM control_plane.channels, generate_series(1, 49) WHERE is_tenants_own";
+    api.pool().execute(further).await.unwrap();
+    assert_eq!(api.post(&ada, "/api/channels", body.clone()).await.problem(409), "channel.too_many");
+    body["project_id"] = Value::Null;
+    assert_eq!(api.post(&ada, "/api/channels", body.clone()).await.problem(409), "channel.too_many");
+    body["organization_id"] = json!("o-acme");
+    api.post(&olga, "/api/channels", body.clone()).await.data(201);
+    assert_eq!(api.delete(&ada, &format!("/api/channels/{own}")).await.status, 204);
+    api.post(&ada, "/api/channels", body).await.data(201);
+}
+
+#[tokio::test]
 async fn ranges_that_the_operator_allows_are_reached() {
     let api = TestApi::with(|config| config.outgoing.allow = vec!["10.0.0.0/8".parse().unwrap()]).await;
     api.post(&admin(&api), "/api/channels", channel(hook("https://10.1.2.3/x"))).await.data(201);
@@ -217,4 +239,32 @@ async fn what_is_wrong_is_told_with_the_fields_name() {
         assert_eq!(api.post(&olga, "/api/channels", body.clone()).await.problem(422), code, "{body}");
     }
     assert_eq!(api.get(&olga, "/api/channels/x").await.problem(404), "channel.not_found");
+}
+
+#[tokio::test]
+async fn a_test_says_who_has_taken_it_and_admins_are_told_nothing_of_what_operators_chose() {
+    let api = TestApi::new().await;
+    let (olga, ada) = (operator(&api), admin(&api));
+    let mut body = channel(hook("http://127.0.0.1:1/x"));
+    body["organization_id"] = json!("o-acme");
+    let id = api.post(&olga, "/api/channels", body).await.data(201)["id"].as_str().unwrap().to_owned();
+    let path = format!("/api/channels/{id}/test");
+    let seen = api.post(&olga, &path, json!({})).await.data(200);
+    assert_eq!((&seen["good"], &seen["trials"][0]["recipient"]), (&json!(false), &json!("on-call")));
+    assert!(seen["trials"][0]["problem"].as_str().unwrap().starts_with("no connection"), "{seen}");
+    let hidden = api.post(&ada, &path, json!({})).await.data(200);
+    assert_eq!(hidden["trials"][0]["problem"], "it was not taken; an operator can see why");
+    assert_eq!(api.post(&ada, &path, json!({})).await.problem(409), "channel.in_use", "a moment ago");
+    let told: Vec<String> = api.audit().await.into_iter().map(|(event, ..)| event).collect();
+    assert_eq!(told.iter().filter(|event| *event == "channel_tested").count(), 2);
+    // The platform's mail server is none of their business either, wherever the mail goes.
+    let mail = json!({ "type": "email", "to": ["a@example.com"] });
+    let own = api.post(&ada, "/api/channels", channel(mail)).await.data(201)["id"].as_str().unwrap().to_owned();
+    let hidden = api.post(&ada, &format!("/api/channels/{own}/test"), json!({})).await.data(200);
+    assert_eq!(
+        (&hidden["trials"][0]["recipient"], &hidden["trials"][0]["problem"]),
+        (&json!("a@example.com"), &json!("it was not taken; an operator can see why"))
+    );
+    let missing = format!("/api/channels/{}/test", uuid::Uuid::now_v7());
+    assert_eq!(api.post(&olga, &missing, json!({})).await.problem(404), "channel.not_found");
 }

@@ -93,6 +93,67 @@ async fn what_is_backed_up_is_chosen_by_operators_alone() {
 }
 
 #[tokio::test]
+async fn where_files_are_is_said_and_seen_by_operators_alone() {
+    let api = TestApi::new().await;
+    let (ada, olga, member) = (admin(&api), operator(&api), api.acme());
+    let (own, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at = |directory: &std::path::Path| json!({ "directory": directory.display().to_string() });
+    for files in [at(own.path()), Value::Null] {
+        assert_eq!(api.patch(&ada, "/api/projects/acme", json!({ "files": files })).await.problem(403), "auth.grant");
+        assert_eq!(api.patch(&member, "/api/projects/acme", json!({ "files": files })).await.problem(403), "auth.role");
+    }
+    let added = json!({ "id": "a2", "name": "x", "files": at(own.path()) });
+    assert_eq!(api.post(&ada, "/api/projects", added.clone()).await.problem(403), "auth.grant");
+    for token in [&ada, &member] {
+        assert_eq!(api.get(token, "/api/projects/acme").await.data(200)["files"], Value::Null);
+        assert_eq!(api.get(token, "/api/projects").await.data(200)[0]["files"], Value::Null);
+    }
+    assert_eq!(api.get(&olga, "/api/projects/acme").await.data(200)["files"], json!({ "directory": "/srv/acme" }));
+
+    let changed = json!({ "name": "Acme", "files": at(own.path()) });
+    assert_eq!(api.patch(&olga, "/api/projects/acme", changed).await.data(200)["files"], at(own.path()));
+    // What is refused changes nothing else either.
+    for (files, status, code) in [
+        (at(own.path().join("missing").as_path()), 422, "project.files"),
+        (at(&api.app.config.data_dir), 422, "project.files"),
+        (json!({ "directory": "/srv/../etc" }), 422, "project.files"),
+        (json!({ "storage": "first", "prefix": "uploads" }), 422, "project.files"),
+        (json!({ "storage": "nowhere", "prefix": "uploads" }), 422, "request.storage"),
+        (at(own.path()), 409, "project.files_taken"),
+        (json!({ "directory": "/srv/x", "prefix": "x" }), 422, "request.body"),
+        (json!({ "path": "/srv/x" }), 422, "request.body"),
+        (json!("/srv/x"), 422, "request.body"),
+    ] {
+        let refused = api.patch(&olga, "/api/projects/globex", json!({ "name": "New", "files": files })).await;
+        assert_eq!(refused.problem(status), code, "{files}");
+    }
+    let globex = api.get(&olga, "/api/projects/globex").await.data(200);
+    assert_eq!((&globex["name"], &globex["files"]), (&json!("globex"), &json!({ "directory": "/srv/globex" })));
+    // While a job has the project in hand the files stay where they are.
+    let job = api.job("acme", JobType::ExportStorage.as_str(), "pending").await;
+    let held = api.patch(&olga, "/api/projects/acme", json!({ "files": at(other.path()) })).await;
+    assert_eq!(held.problem(409), "project.files_held");
+    sqlx::query("UPDATE control_plane.jobs SET status = 'completed' WHERE id = $1")
+        .bind(job.0)
+        .execute(api.pool())
+        .await
+        .unwrap();
+    api.patch(&olga, "/api/projects/acme", json!({ "files": at(other.path()) })).await.data(200);
+    assert_eq!(api.post(&olga, "/api/projects", added).await.data(201)["files"], at(own.path()));
+    let none = api.patch(&olga, "/api/projects/acme", json!({ "files": null })).await.data(200);
+    assert_eq!(none["files"], Value::Null);
+    let control = api.patch(&olga, "/api/projects/holdfast-control-plane", json!({ "files": at(other.path()) })).await;
+    assert_eq!(control.status, 404, "it is not there before somebody asks for it");
+    let told: Value = sqlx::query_scalar(
+        "SELECT detail FROM control_plane.backup_history WHERE event = 'project_changed' ORDER BY id LIMIT 1",
+    )
+    .fetch_one(api.pool())
+    .await
+    .unwrap();
+    assert_eq!(told["files"], json!({ "before": { "directory": "/srv/acme" }, "after": at(own.path()) }));
+}
+
+#[tokio::test]
 async fn an_id_with_a_past_is_given_to_nobody_by_whoever_wants_it() {
     let api = TestApi::with(|config| config.backup.default_project = "whole".to_owned()).await;
     let (ada, olga) = (admin(&api), operator(&api));

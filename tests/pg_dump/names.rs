@@ -111,7 +111,7 @@ async fn a_name_outside_ascii_is_found_in_a_database_of_another_encoding() {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut server.connect().await.unwrap()).await.unwrap();
     let info = server.with_database(&name);
     let mut database = Database { connection: info.connect().await.unwrap(), info };
-    database.run(schema_with("é", "MINE") + &schema_with("è", "NEIGHBOUR")).await;
+    database.run(format!("{}{}", schema_with("é", "MINE"), schema_with("è", "NEIGHBOUR"))).await;
     let (text, _) = dump_text(database.options("é")).await;
     assert!(text.contains("MINE") && !text.contains("NEIGHBOUR"));
     database.end().await;

@@ -35,7 +35,7 @@ const AWKWARD: [(u32, &str); 4] = [
 
 /// A superuser's way to a server on which tests may make databases and roles.
 pub async fn test_server() -> ConnectInfo {
-    super::support::server().await
+    crate::support::server().await
 }
 
 /// A fresh database with the awkward schema, its neighbour, and roles of its own.
@@ -66,9 +66,17 @@ impl Scene {
     }
 
     pub async fn over(admin: ConnectInfo, name: String) -> Self {
-        let tools = Arc::new(super::support::tools().await);
-        let allow_vulnerable_clients = super::support::allows_vulnerable_clients();
-        Self { engine: Engine { tools, admin: admin.clone(), allow_vulnerable_clients }, admin, name }
+        let tools = Arc::new(crate::support::tools().await);
+        let allow_vulnerable_clients = crate::support::allows_vulnerable_clients();
+        let engine = Engine {
+            tools,
+            admin: admin.clone(),
+            allow_vulnerable_clients,
+            allow_detached_references: false,
+            one_transaction: true,
+            keep_free: 0,
+        };
+        Self { engine, admin, name }
     }
 
     /// Takes the database and the roles away again.

@@ -50,6 +50,11 @@ impl TestApp {
 
     /// With a configuration that differs from the defaults.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::over(super::fresh_database("app").await, change).await
+    }
+
+    /// In an empty database, on any server.
+    pub async fn over(info: ConnectInfo, change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let environment = BTreeMap::from([("HOLDFAST_DATA_DIR".to_owned(), directory.path().display().to_string())]);
         let empty = directory.path().join("empty.toml");
@@ -60,7 +65,6 @@ impl TestApp {
         config.worker.shutdown_seconds = 5;
         config.restore.allow_vulnerable_clients = super::allows_vulnerable_clients();
         change(&mut config);
-        let info = super::fresh_database("app").await;
         let tools = Arc::new(super::tools().await);
         let keys = Keyring::open(&config, &Clock::System).unwrap();
         let app = App::open(config, info, tools, keys).await.unwrap();
@@ -111,7 +115,7 @@ impl TestApp {
 
     /// Restores a backup and works on it to its end.
     pub async fn restore(&self, backup: &holdfast::history::Backup) -> Job {
-        let request = RestoreRequest { backup_id: backup.backup_id(), target_database: None };
+        let request = RestoreRequest::in_place(backup.backup_id());
         let job = request::restore(&self.app, &caller(), &request, None).await.unwrap();
         self.run(job.job_id()).await
     }

@@ -8,6 +8,7 @@ pub mod faulty_proxy;
 pub mod faulty_storage;
 pub mod heard;
 pub mod s3_server;
+pub mod seal;
 pub mod telegram_stand_in;
 
 use std::{
@@ -159,7 +160,6 @@ pub fn reachable_directory() -> tempfile::TempDir {
 }
 
 /// The folder of custom-format dumps that `HOLDFAST_TEST_CORPORA` names, if any.
-#[allow(dead_code, reason = "what reads them comes with the proofs")]
 pub fn corpora() -> Vec<PathBuf> {
     let Ok(folder) = std::env::var("HOLDFAST_TEST_CORPORA") else { return Vec::new() };
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("HOLDFAST_TEST_CORPORA, {folder}: {error}"));

@@ -16,10 +16,10 @@ use crate::{
     catalog::{self, Project, ProjectScope},
     cli::{Failure, failure, open},
     clock::Clock,
-    config::{Config, StorageConfig},
+    config::{Config, StorageConfig, Unsealed},
     db,
     jobs::queue,
-    keyring::KeyFiles,
+    keyring::{self, KeyFiles},
     keys::{self, SecretsKey},
     postgres::{
         connect::ConnectInfo,
@@ -27,6 +27,7 @@ use crate::{
         rights::{self, RoleRights},
         tools::{ClientTool, Tools, display_version, is_fixed},
     },
+    report,
     storage::{self, Ledger, ProbeDepth, ledger::InMemoryLedger},
     tenant::Scope,
 };
@@ -114,6 +115,9 @@ pub(super) fn keys(findings: &mut Findings, config: &Config) {
             }
         }
     }
+    if key_file(findings, "seal key", &files.seal) {
+        seal_key(findings, config, &files.seal);
+    }
     if key_file(findings, "secrets key", &files.secrets) {
         match SecretsKey::load(&files.secrets) {
             Ok(_) => findings.ok("secrets key", files.secrets.display().to_string()),
@@ -123,6 +127,30 @@ pub(super) fn keys(findings: &mut Findings, config: &Config) {
                 "Put the right file back: it opens the URLs of projects' databases.",
             ),
         }
+    }
+}
+
+fn seal_key(findings: &mut Findings, config: &Config, path: &Path) {
+    let check = "seal key";
+    let seals = match keyring::load_seals(config, path) {
+        Ok(seals) => seals,
+        Err(error) => {
+            return findings.fail(check, error.to_string(), "Put the right file back, or correct seal.accepted_keys.");
+        }
+    };
+    let mut accepted = seals.accepted().map(|key| key.id().to_string());
+    let signing = accepted.next().unwrap_or_default();
+    let others: Vec<String> = accepted.collect();
+    let others = if others.is_empty() { String::new() } else { format!("; also accepted: {}", others.join(", ")) };
+    let message = format!("{}, key {signing}{others}", path.display());
+    match (config.seal.unsealed, seals.since()) {
+        (Unsealed::Always, _) => findings.warn(
+            check,
+            format!("{message}; backups without a seal are restored as well"),
+            "Set seal.unsealed to \"older\" when what was made without one is gone.",
+        ),
+        (Unsealed::Older, Some(since)) => findings.ok(check, format!("{message}, since {}", report::instant(since))),
+        (Unsealed::Older | Unsealed::Never, _) => findings.ok(check, message),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a service needs beside databases and storages: its certificate, its log's file, its metrics' address, its collector.
+//! What a service needs beside databases and storages: its certificate, its log's file, its metrics' address, its collector, its mail server.
 
 use std::{io, net::SocketAddr, path::Path, time::Duration};
 
@@ -9,7 +9,9 @@ use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     http::{Tls, others_may_read},
-    logging, telemetry,
+    logging,
+    notify::Senders,
+    telemetry,
 };
 
 /// Certificates are renewed well before this, so something does not work then.
@@ -111,5 +113,28 @@ pub(super) fn traces(findings: &mut Findings, config: &Config) {
             "Build it with `--features otel`, or unset telemetry.otlp_endpoint and OTEL_EXPORTER_OTLP_ENDPOINT.",
         ),
         None => {}
+    }
+}
+
+/// Whether the mail server takes us. No message is sent.
+pub(super) async fn mail(findings: &mut Findings, config: &Config) {
+    let check = "mail";
+    if config.smtp.host.is_none() {
+        if !config.notify.operators.is_empty() {
+            findings.warn(
+                check,
+                "notify.operators has addresses, but no mail server is configured",
+                "Set smtp.host and smtp.from.",
+            );
+        }
+        return;
+    }
+    let seen = match Senders::new(config) {
+        Ok(senders) => senders.look_at_mail().await.map_err(|error| (error.to_string(), error.hint)),
+        Err(error) => Err((error.to_string(), None)),
+    };
+    match seen {
+        Ok(seen) => findings.ok(check, seen.unwrap_or_default()),
+        Err((error, hint)) => findings.fail(check, error, hint.unwrap_or("Correct [smtp].")),
     }
 }

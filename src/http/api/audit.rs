@@ -94,6 +94,36 @@ pub async fn list(
     caller.require(Permission::Read)?;
     require_overseer(&caller.0)?;
     let Params(params) = params?;
+    let format = params.format.unwrap_or(AuditFormat::Json);
+    if format == AuditFormat::Json {
+        return Ok(entries(&api, &caller, params).await?.into_response());
+    }
+    let has_pages = params.limit.is_some() || params.cursor.is_some();
+    let filter = filter(params)?.0;
+    if has_pages {
+        return Err(Problem::invalid(
+            "request.format",
+            "this format gives everything: it takes no limit and no cursor",
+        ));
+    }
+    Ok(export(api, caller.0, filter, format))
+}
+
+/// One page of the trail, for whoever may read it.
+pub async fn entries(api: &Api, caller: &Signed, params: ListParams) -> Result<Page<AuditEntry>, Problem> {
+    caller.require(Permission::Read)?;
+    require_overseer(&caller.0)?;
+    let (filter, limit) = filter(params)?;
+    let rows = history::audit_entries(&api.app.pool, &caller.0.scope(), &filter).await?;
+    let rows = rows.into_iter().map(|entry| redact::entry(entry, &caller.0)).collect();
+    Ok(Page::of(rows, limit, |entry: &AuditEntry| Cursor {
+        at: entry.at,
+        id: Uuid::from_u64_pair(0, entry.id.unsigned_abs()),
+    }))
+}
+
+/// The filter of a page of so many rows.
+fn filter(params: ListParams) -> Result<(AuditFilter, usize), Problem> {
     for (name, text) in [("actor", &params.actor), ("event", &params.event), ("outcome", &params.outcome)] {
         if text.as_deref().is_some_and(|text| text.is_empty() || text.contains('\0')) {
             return Err(Problem::invalid("request.filter", format!("{name} is empty or has a zero byte")));
@@ -112,23 +142,7 @@ pub async fn list(
         before: before.map(entry_of).transpose()?,
         limit: limit as i64 + 1,
     };
-    let format = params.format.unwrap_or(AuditFormat::Json);
-    if format != AuditFormat::Json {
-        if params.limit.is_some() || params.cursor.is_some() {
-            return Err(Problem::invalid(
-                "request.format",
-                "this format gives everything: it takes no limit and no cursor",
-            ));
-        }
-        return Ok(export(api, caller.0, filter, format));
-    }
-    let rows = history::audit_entries(&api.app.pool, &caller.0.scope(), &filter).await?;
-    let rows = rows.into_iter().map(|entry| redact::entry(entry, &caller.0)).collect();
-    let page = Page::of(rows, limit, |entry: &AuditEntry| Cursor {
-        at: entry.at,
-        id: Uuid::from_u64_pair(0, entry.id.unsigned_abs()),
-    });
-    Ok(page.into_response())
+    Ok((filter, limit))
 }
 
 /// 403 for members. A key may read the trail if its role may: so that it can be collected elsewhere.

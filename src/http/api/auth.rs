@@ -1,7 +1,6 @@
 //! Logging in and out with a local user's name and password, and who one is.
 
 use axum::{
-    Json,
     extract::State,
     http::{
         HeaderMap, StatusCode,
@@ -21,7 +20,7 @@ use crate::{
     history::{self, PeopleEvent},
     http::{
         Api,
-        answer::Data,
+        answer::{Data, created},
         cookie,
         error::Problem,
         extract::{Body, CallFrom, Signed, Via},
@@ -377,5 +376,5 @@ pub async fn setup(
     };
     history::record_people(&mut transaction, &event).await?;
     transaction.commit().await?;
-    Ok((StatusCode::CREATED, Json(Data { data: user })).into_response())
+    Ok(created(user))
 }

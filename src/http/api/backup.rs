@@ -13,7 +13,7 @@ use super::{
     refusal::{self, About},
 };
 use crate::{
-    artifact::BackupType,
+    artifact::{BackupType, Sha256Digest},
     history::{self, Backup, BackupFilter, BackupStatus, Copy, PastEvent, Stats},
     http::{
         Api,
@@ -24,6 +24,8 @@ use crate::{
     },
     ids::BackupId,
     jobs::request::{self, DeleteRequest, Depth, VerifyRequest},
+    manifest::{Content, Requirements},
+    proof_record::ProofLevel,
     tenant::Permission,
 };
 
@@ -115,7 +117,7 @@ pub async fn list(
                 .hint("Write a number of days, or a number with d, h, m or s: `7d`, `36h`.")
         })
     });
-    let before = params.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?;
+    let before = Cursor::read(params.cursor.as_deref())?;
     let filter = BackupFilter {
         project_id: checked(params.project_id)?,
         backup_type: params.r#type,
@@ -123,7 +125,7 @@ pub async fn list(
         created_after: params.created_after,
         created_before: params.created_before,
         expires_before: within.transpose()?.map(|within| api.app.clock.now() + within),
-        before: before.map(|cursor| (cursor.at, cursor.id)),
+        before,
         limit: limit as i64 + 1,
     };
     let rows = history::list(&api.app.pool, &caller.0.scope(), &filter).await?;
@@ -167,6 +169,16 @@ pub struct BackupWithCopies {
     pub backup: Backup,
     /// One per storage. Where the bytes are (`locator`) is told to operators only.
     pub copies: Vec<Copy>,
+    /// How much was proved when it was dumped. `null`: nothing is known of that.
+    #[schema(inline)]
+    pub proof: Option<ProofLevel>,
+    /// SHA-256 of everything that defines its schema: the same for two backups between which no definition changed.
+    #[schema(value_type = Option<String>)]
+    pub definition_sha256: Option<Sha256Digest>,
+    /// What a dump of a database needs from outside itself to be restored (`extensions`, `roles`, `objects`), and what it cannot bring back
+    /// (`not_restorable`).
+    #[schema(value_type = Option<Object>)]
+    pub requirements: Option<Requirements>,
 }
 
 /// Look at a backup
@@ -187,7 +199,20 @@ pub async fn show(
     let backup = history::get(&api.app.pool, &caller.0.scope(), id?.0).await?;
     let copies = history::copies(&api.app.pool, &[backup.id]).await?;
     let copies = copies.into_iter().map(|copy| redact::copy(copy, &caller.0)).collect();
-    Ok(Data { data: BackupWithCopies { backup: redact::backup(backup, &caller.0), copies } })
+    let content = backup.manifest().and_then(|manifest| match manifest.body.holds {
+        Content::Database(content) => Some(content),
+        Content::Logs(_) | Content::File(_) | Content::Files(_) => None,
+    });
+    let proof = content.as_ref().and_then(|content| content.proof.as_ref());
+    Ok(Data {
+        data: BackupWithCopies {
+            proof: proof.map(|proof| proof.level),
+            definition_sha256: proof.and_then(|proof| proof.definition_sha256),
+            backup: redact::backup(backup, &caller.0),
+            copies,
+            requirements: content.map(|content| content.requirements),
+        },
+    })
 }
 
 /// A backup's events
@@ -219,7 +244,7 @@ pub async fn history(
 #[serde(deny_unknown_fields)]
 pub struct VerifyBody {
     /// `head` (default): each copy's size, as its storage tells it, is compared with the recorded one, and no byte is read; `read`:
-    /// every byte decrypted and decompressed, digests compared; `restore`: restored into a scratch database, counts compared.
+    /// every byte decrypted and decompressed, digests compared; `restore`: restored into a scratch database, proof compared.
     #[schema(inline)]
     pub depth: Option<Depth>,
 }
@@ -242,12 +267,8 @@ pub async fn verify(
     key: IdempotencyKey,
     body: Result<Body<VerifyBody>, Problem>,
 ) -> Result<Response, Problem> {
-    if let Err(refused) = caller.require(Permission::Write) {
-        if let Ok(Id(id)) = id {
-            refusal::record(&api, &caller.0, "verify_requested", Permission::Write, About::Backup(id)).await;
-        }
-        return Err(refused);
-    }
+    let about = id.as_ref().ok().map(|Id(id)| About::Backup(*id));
+    refusal::require(&api, &caller, Permission::Write, "verify_requested", about).await?;
     let (Id(backup_id), Body(body)) = (id?, body?);
     let request = VerifyRequest { backup_id, depth: body.depth.unwrap_or(Depth::Head) };
     Ok(accepted(request::verify(&api.app, &caller.0, &request, key.as_deref()).await?))
@@ -271,12 +292,8 @@ pub async fn delete(
     id: Result<Id<BackupId>, Problem>,
     key: IdempotencyKey,
 ) -> Result<Response, Problem> {
-    if let Err(refused) = caller.require(Permission::Write) {
-        if let Ok(Id(id)) = id {
-            refusal::record(&api, &caller.0, "delete_requested", Permission::Write, About::Backup(id)).await;
-        }
-        return Err(refused);
-    }
+    let about = id.as_ref().ok().map(|Id(id)| About::Backup(*id));
+    refusal::require(&api, &caller, Permission::Write, "delete_requested", about).await?;
     let request = DeleteRequest { backup_id: id?.0 };
     Ok(accepted(request::delete(&api.app, &caller.0, &request, key.as_deref()).await?))
 }

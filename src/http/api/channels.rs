@@ -1,11 +1,6 @@
 //! Notice channels: operators manage all, organisation admins those of their organisation and its projects.
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -14,14 +9,14 @@ use crate::{
     catalog::{ManageError, Managed, NoticeEvent, Settings},
     http::{
         Api,
-        answer::{Cursor, Data, Page},
+        answer::{Cursor, Data, Page, created},
         error::Problem,
         extract::{Body, Params, Signed},
         named::Named,
     },
     manage::{
         Mode,
-        channels::{self, ChannelChanges, NewChannel, ShownChannel},
+        channels::{self, ChannelChanges, ChannelTest, NewChannel, ShownChannel},
         require_admin,
     },
     tenant::Permission,
@@ -64,7 +59,7 @@ pub async fn list(
     require_admin(&caller.0, Permission::Read)?;
     let Params(params) = params?;
     let limit = page_size(params.limit)?;
-    let after = params.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?.map(|cursor| (cursor.at, cursor.id));
+    let after = Cursor::read(params.cursor.as_deref())?;
     let rows = channels::list(&api.app, &caller.0, params.project_id.as_deref(), after, limit + 1).await?;
     Ok(Page::of(rows, limit, |channel| Cursor { at: channel.created_at, id: channel.id }))
 }
@@ -129,7 +124,7 @@ pub async fn add(
     let Body(AddChannelBody { name, project_id, organization_id, events, enabled, settings }) = body?;
     let new = NewChannel { name, project_id, organization_id, events, enabled, settings };
     let data = channels::add(&api.app, &caller.0, new).await?;
-    Ok((StatusCode::CREATED, Json(Data { data })).into_response())
+    Ok(created(data))
 }
 
 /// What is to be different. What is left out stays.
@@ -182,4 +177,19 @@ pub async fn delete(State(api): State<Api>, caller: Signed, Named(id): Named) ->
     require_admin(&caller.0, Permission::Write)?;
     channels::delete(&api.app, &caller.0, id_of(&id)?, Mode::Real).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Test a channel
+///
+/// Sends a message that says that it is a test, at once, and whether the channel is switched on or not; within 25 seconds. That it was not
+/// taken is an answer too: `good` is `false`, with a `problem`.
+#[utoipa::path(
+    post, path = "/api/channels/{id}/test", operation_id = "test_channel", tag = "channels",
+    params(("id" = Uuid, Path, description = "The channel's id.")),
+    responses((status = 200, description = "What became of it.", body = Data<ChannelTest>)),
+    security(("bearer" = ["backup:write"])),
+)]
+pub async fn test(State(api): State<Api>, caller: Signed, Named(id): Named) -> Result<Data<ChannelTest>, Problem> {
+    require_admin(&caller.0, Permission::Write)?;
+    Ok(Data { data: channels::test(&api.app, &caller.0, id_of(&id)?).await? })
 }

@@ -1,11 +1,6 @@
 //! Databases beside the control plane's own, for operators.
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
 
 use super::{page_size, users::ListParams};
@@ -13,7 +8,7 @@ use crate::{
     config::Secret,
     http::{
         Api,
-        answer::{Data, Page},
+        answer::{Data, Page, created},
         error::Problem,
         extract::{Body, Params, Signed},
         named::{self, Named},
@@ -91,7 +86,7 @@ pub async fn add(
     // Parsed here; its errors never repeat it.
     let info = databases::parse_url(add.url.expose())?;
     let data = databases::add(&api.app, &caller.0, &add.name, &info).await?;
-    Ok((StatusCode::CREATED, Json(Data { data })).into_response())
+    Ok(created(data))
 }
 
 /// What is to be different.

@@ -23,7 +23,8 @@ use crate::{
         extract::{Id, Params, Signed},
     },
     ids::BackupId,
-    storage::{self, ByteRange, ByteStream, Pace},
+    jobs::authentic::{self, Compare, Refusal},
+    storage::{self, ByteRange, ByteStream, Locator, Pace, Storage},
     tenant::{Caller, Permission},
 };
 
@@ -68,12 +69,8 @@ pub async fn download(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    if let Err(refused) = caller.require(Permission::Read) {
-        if let Ok(Id(id)) = id {
-            refusal::record(&api, &caller.0, "downloaded", Permission::Read, About::Backup(id)).await;
-        }
-        return Err(refused);
-    }
+    let about = id.as_ref().ok().map(|Id(id)| About::Backup(*id));
+    refusal::require(&api, &caller, Permission::Read, "downloaded", about).await?;
     let (Id(id), Params(params)) = (id?, params?);
     let backup = history::get(&api.app.pool, &caller.0.scope(), id).await?;
     let size = downloadable(&backup)?;
@@ -172,15 +169,7 @@ async fn open(
             tracing::warn!(id = %backup.id, storage = copy.storage, "a copy's storage is not configured here");
             continue;
         };
-        let opened = match storage.stat(&locator).await {
-            Ok(stat) if stat.bytes == size => storage.open(&locator, part).await,
-            Ok(stat) => {
-                let message = format!("expected {size} bytes, found {}", stat.bytes);
-                Err(storage::Error::new(storage::ErrorKind::Corrupt, message))
-            }
-            Err(error) => Err(error),
-        };
-        match opened {
+        match open_copy(api, backup, storage.as_ref(), &locator, size, part).await {
             Ok(stream) => return Ok((copy.storage.clone(), stream)),
             Err(error) => {
                 tracing::warn!(id = %backup.id, storage = copy.storage, %error, "a copy cannot be downloaded");
@@ -197,8 +186,35 @@ async fn open(
             )
             .hint("Look at the backup's copies, and whether their storages are configured.")
         },
-        Problem::from,
+        refused,
     ))
+}
+
+/// Opens a copy that is proved to be this backup's, and has as many bytes.
+async fn open_copy(
+    api: &Api,
+    backup: &Backup,
+    storage: &dyn Storage,
+    at: &Locator,
+    size: u64,
+    part: Option<ByteRange>,
+) -> Result<ByteStream, Refusal> {
+    let stat = storage.stat(at).await.map_err(Refusal::Storage)?;
+    if stat.bytes != size {
+        let message = format!("expected {size} bytes, found {}", stat.bytes);
+        return Err(Refusal::Storage(storage::Error::new(storage::ErrorKind::Corrupt, message)));
+    }
+    authentic::check(&api.app, backup, storage, at, Compare::Head).await?;
+    storage.open(at, part).await.map_err(Refusal::Storage)
+}
+
+fn refused(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::Storage(error) => error.into(),
+        Refusal::Forged { code, message } => Problem::new(StatusCode::BAD_GATEWAY, code, message)
+            .hint("Take another copy, and verify the backup: this one is not what was stored."),
+        Refusal::Unproved { code, message, hint } => Problem::new(StatusCode::CONFLICT, code, message).hint(hint),
+    }
 }
 
 /// Writes down who downloads, before the first byte leaves.

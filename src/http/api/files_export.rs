@@ -1,7 +1,7 @@
 //! Backups of a project's files.
 
 use axum::{extract::State, response::Response};
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::refusal::{self, About};
@@ -41,28 +41,17 @@ pub struct ExportStorageBody {
     pub caption: Option<String>,
 }
 
-impl ExportStorageBody {
-    fn into_request(self) -> Result<ExportStorage, Problem> {
-        if self.compress.is_some() && self.compression.is_some() {
-            return Err(Problem::invalid("request.compression", "compress and compression exclude each other")
-                .hint("Send one of them."));
+impl From<ExportStorageBody> for ExportStorage {
+    fn from(body: ExportStorageBody) -> Self {
+        Self {
+            project_id: body.project_id,
+            compression: body.compression,
+            compress: body.compress,
+            storages: body.storages,
+            expires_at: body.expires_at,
+            notify_email: body.notify_email,
+            caption: body.caption,
         }
-        if self.caption.as_deref().is_some_and(|c| c.chars().count() > 1024 || c.contains('\0')) {
-            let message = "caption is longer than 1024 characters or has a zero byte";
-            return Err(Problem::invalid("request.caption", message));
-        }
-        if self.expires_at.is_some_and(|at| !(1..=9999).contains(&at.year())) {
-            return Err(Problem::invalid("request.time", "expires_at is not in the years 1 to 9999"));
-        }
-        Ok(ExportStorage {
-            project_id: self.project_id,
-            compression: self.compression,
-            compress: self.compress,
-            storages: self.storages,
-            expires_at: self.expires_at,
-            notify_email: self.notify_email,
-            caption: self.caption,
-        })
     }
 }
 
@@ -83,13 +72,8 @@ pub async fn export(
     key: IdempotencyKey,
     body: Result<Body<ExportStorageBody>, Problem>,
 ) -> Result<Response, Problem> {
-    if let Err(refused) = caller.require(Permission::Write) {
-        if let Ok(Body(body)) = &body {
-            let about = About::Project(&body.project_id);
-            refusal::record(&api, &caller.0, "requested", Permission::Write, about).await;
-        }
-        return Err(refused);
-    }
-    let request = body?.0.into_request()?;
+    let about = body.as_ref().ok().map(|Body(body)| About::Project(&body.project_id));
+    refusal::require(&api, &caller, Permission::Write, "requested", about).await?;
+    let request = ExportStorage::from(body?.0);
     Ok(accepted(request::export(&api.app, &caller.0, &request, key.as_deref()).await?))
 }

@@ -73,12 +73,12 @@ pub async fn list(
     caller.require(Permission::Read)?;
     let Params(params) = params?;
     let limit = page_size(params.limit)?;
-    let before = params.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?;
+    let before = Cursor::read(params.cursor.as_deref())?;
     let filter = JobFilter {
         project_id: params.project_id,
         job_type: params.r#type,
         status: params.status,
-        before: before.map(|cursor| (cursor.at, cursor.id)),
+        before,
         limit: limit as i64 + 1,
     };
     let rows = queue::list(&api.app.pool, &caller.0.scope(), &filter).await?;
@@ -210,9 +210,6 @@ async fn refuse_without_write(
     id: &Result<Id<JobId>, Problem>,
     event: &str,
 ) -> Result<(), Problem> {
-    let Err(refused) = caller.require(Permission::Write) else { return Ok(()) };
-    if let Ok(Id(id)) = id {
-        refusal::record(api, &caller.0, event, Permission::Write, About::Job(*id)).await;
-    }
-    Err(refused)
+    let about = id.as_ref().ok().map(|Id(id)| About::Job(*id));
+    refusal::require(api, caller, Permission::Write, event, about).await
 }

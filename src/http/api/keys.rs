@@ -65,7 +65,7 @@ pub async fn list(
     refuse_keys(&caller)?;
     let Params(params) = params?;
     let limit = page_size(params.limit)?;
-    let before = params.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?.map(|cursor| (cursor.at, cursor.id));
+    let before = Cursor::read(params.cursor.as_deref())?;
     let rows = people::keys(&api.app.pool, &caller.0, caller.user_id(), before, limit as i64 + 1).await?;
     Ok(Page::of(rows, limit, |key| Cursor { at: key.created_at, id: key.id }))
 }
@@ -117,6 +117,14 @@ pub async fn make(
     caller.require(Permission::Write)?;
     refuse_keys(&caller)?;
     let Body(make) = body?;
+    let data = make_key(&api, &caller, make).await?;
+    Ok((StatusCode::CREATED, Extension(HoldsSecret), Json(Data { data })).into_response())
+}
+
+/// Makes the key, for whoever may.
+pub async fn make_key(api: &Api, caller: &Signed, make: Make) -> Result<Made, Problem> {
+    caller.require(Permission::Write)?;
+    refuse_keys(caller)?;
     let invalid = |detail: &str| Err(Problem::invalid("key.invalid", detail));
     if make.name.is_empty() || make.name.chars().count() > 100 || make.name.chars().any(char::is_control) {
         return invalid("the key's name must have 1 to 100 characters, and no control characters");
@@ -168,8 +176,7 @@ pub async fn make(
     history::record_people(&mut transaction, &event).await?;
     transaction.commit().await?;
     // To its owner, this once.
-    let made = Made { id, key: key.expose_secret().to_owned(), expires_at: new.expires_at };
-    Ok((StatusCode::CREATED, Extension(HoldsSecret), Json(Data { data: made })).into_response())
+    Ok(Made { id, key: key.expose_secret().to_owned(), expires_at: new.expires_at })
 }
 
 /// Revoke an API key

@@ -1,7 +1,7 @@
 //! Backups of a project's log lines.
 
 use axum::{extract::State, response::Response};
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::refusal::{self, About};
@@ -79,17 +79,8 @@ impl LogsDateRange {
     }
 }
 
-/// A note of a length that every storage can keep, and a year that RFC 3339 can write.
-pub(super) fn check_expiry(expires_at: Option<DateTime<Utc>>) -> Result<(), Problem> {
-    if expires_at.is_some_and(|at| !(1..=9999).contains(&at.year())) {
-        return Err(Problem::invalid("request.time", "expires_at is not in the years 1 to 9999"));
-    }
-    Ok(())
-}
-
 impl ExportLogsBody {
     fn into_request(self) -> Result<ExportLogs, Problem> {
-        check_expiry(self.expires_at)?;
         Ok(ExportLogs {
             format: self.format.map(|format| match format {
                 LogsFormat::Json => Format::Json,
@@ -126,13 +117,8 @@ pub async fn export_logs(
     key: IdempotencyKey,
     body: Result<Body<ExportLogsBody>, Problem>,
 ) -> Result<Response, Problem> {
-    if let Err(refused) = caller.require(Permission::Write) {
-        if let Ok(Body(body)) = &body {
-            let about = About::Project(&body.project_id);
-            refusal::record(&api, &caller.0, "requested", Permission::Write, about).await;
-        }
-        return Err(refused);
-    }
+    let about = body.as_ref().ok().map(|Body(body)| About::Project(&body.project_id));
+    refusal::require(&api, &caller, Permission::Write, "requested", about).await?;
     let request = body?.0.into_request()?;
     Ok(accepted(request::export(&api.app, &caller.0, &request, key.as_deref()).await?))
 }

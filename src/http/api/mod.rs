@@ -1,28 +1,28 @@
 //! The operations, one file per resource.
 
-mod audit;
-mod auth;
-mod backup;
+pub(super) mod audit;
+pub(super) mod auth;
+pub(super) mod backup;
 mod channels;
 mod databases;
-mod download;
+pub(super) mod download;
 mod events;
 mod files_export;
 mod health;
-mod jobs;
-mod keys;
+pub(super) mod jobs;
+pub(super) mod keys;
 mod logs_export;
 mod metrics;
 mod organizations;
 mod people;
-mod projects;
+pub(super) mod projects;
 mod range;
 mod refusal;
-mod retention;
-mod schedules;
+pub(super) mod retention;
+pub(super) mod schedules;
 mod single;
-mod storages;
-mod users;
+pub(super) mod storages;
+pub(super) mod users;
 
 use axum::http::StatusCode;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -82,6 +82,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(storages::test))
         .routes(routes!(channels::list, channels::add))
         .routes(routes!(channels::show, channels::change, channels::delete))
+        .routes(routes!(channels::test))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(metrics::metrics))

@@ -1,11 +1,6 @@
 //! Organisations: operators manage them, an organisation's admin sees its own.
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
 
 use super::{page_size, users::ListParams};
@@ -13,7 +8,7 @@ use crate::{
     catalog::Organization,
     http::{
         Api,
-        answer::{Data, Page},
+        answer::{Data, Page, created},
         error::Problem,
         extract::{Body, Params, Signed},
         named::{self, Named},
@@ -84,7 +79,7 @@ pub async fn add(
     require_operator(&caller.0, Permission::Write)?;
     let Body(add) = body?;
     let data = organizations::add(&api.app, &caller.0, &add.id, &add.name).await?;
-    Ok((StatusCode::CREATED, Json(Data { data })).into_response())
+    Ok(created(data))
 }
 
 /// What is to be different.

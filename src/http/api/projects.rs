@@ -1,20 +1,15 @@
 //! Projects: which tenants there are, what is backed up of them, and how.
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, response::Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::page_size;
 use crate::{
-    catalog::{Project, ProjectChanges, ProjectFilter, ProjectScope},
+    catalog::{FileSource, Project, ProjectChanges, ProjectFilter, ProjectScope},
     http::{
         Api,
-        answer::{Data, Page},
+        answer::{Data, Page, created},
         error::Problem,
         extract::{Body, Params, Signed},
         named::{self, Named, given},
@@ -25,6 +20,7 @@ use crate::{
         projects::{self, AddProject, Home, What},
         require_admin, require_operator,
     },
+    proof_record::ProofLevel,
     tenant::{Caller, Permission, Role},
 };
 
@@ -45,10 +41,16 @@ pub struct ShownProject {
     pub schema: Option<String>,
     /// The database it lives in; `null` is the control plane's own. Told to operators only.
     pub database: Option<String>,
+    /// Where its files are, which backups of type `storage` hold; `null`: it has none. Told to operators only.
+    #[schema(value_type = Option<FileSource>)]
+    pub files: Option<serde_json::Value>,
     /// The storages that take its backups. Empty: those of the configuration's choice.
     pub storages: Vec<String>,
     /// How many days its backups are kept. `null`: as configured.
     pub retention_days: Option<u32>,
+    /// How much is proved when its database is dumped. `null`: as configured.
+    #[schema(inline)]
+    pub proof: Option<ProofLevel>,
     pub created_at: DateTime<Utc>,
     /// What is odd about it, when it was added: told to operators.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,12 +73,11 @@ impl ShownProject {
             backup_scope: project.backup_scope,
             schema,
             // Its name may be its address.
-            database: match caller.role {
-                Role::Operator => project.database_name,
-                Role::OrgAdmin | Role::Member => None,
-            },
+            database: project.database_name.filter(|_| caller.role == Role::Operator),
+            files: project.files.filter(|_| caller.role == Role::Operator),
             storages: own.storages,
             retention_days: own.retention_days,
+            proof: own.proof,
             created_at: project.created_at,
             warning: None,
         }
@@ -166,6 +167,8 @@ pub struct AddProjectBody {
     pub whole_database: bool,
     /// The name of the database it lives in. Default: the control plane's own. For operators.
     pub database: Option<String>,
+    /// Where its files are, beside the database. Default: it has none. For operators.
+    pub files: Option<FileSource>,
     /// The storages that take its backups. Default: those of the configuration's choice.
     #[serde(default)]
     pub storages: Vec<String>,
@@ -205,10 +208,11 @@ pub async fn add(
         },
         storages: add.storages,
         retention_days: add.retention_days,
+        files: add.files,
     };
     let added = projects::add(&api.app, &caller.0, new).await?;
     let data = ShownProject { warning: added.warning, ..ShownProject::of(added.project, &caller.0) };
-    Ok((StatusCode::CREATED, Json(Data { data })).into_response())
+    Ok(created(data))
 }
 
 fn both() -> Problem {
@@ -238,6 +242,11 @@ pub struct ChangeProjectBody {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     pub database: Option<Option<String>>,
+    /// Where its files are, which must be there: a directory that every worker sees, or a prefix in the bucket of a storage of type `s3`. `null`:
+    /// it has none. For operators.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<FileSource>)]
+    pub files: Option<Option<FileSource>>,
     /// `null` or empty: those of the configuration's choice.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Vec<String>>)]
@@ -246,11 +255,16 @@ pub struct ChangeProjectBody {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 36500)]
     pub retention_days: Option<Option<u32>>,
+    /// `full`, `counts` or `off`; `null`: as configured.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub proof: Option<Option<ProofLevel>>,
 }
 
 /// Change a project
 ///
-/// It holds from the next backup on. What is backed up cannot change while jobs have the project in hand, or a restore can still be undone.
+/// It holds from the next backup on. What is backed up, its files too, cannot change while jobs have the project in hand, or a restore can still be
+/// undone.
 #[utoipa::path(
     patch, path = "/api/projects/{id}", operation_id = "change_project", tag = "projects",
     params(("id" = String, Path, description = "The project's id.")),
@@ -283,6 +297,8 @@ pub async fn change(
         database_name: change.database,
         storages: change.storages.map(Option::unwrap_or_default),
         retention_days: change.retention_days,
+        files: change.files,
+        proof: change.proof,
     };
     let project = projects::change(&api.app, &caller.0, &id, changes).await?;
     Ok(Data { data: ShownProject::of(project, &caller.0) })

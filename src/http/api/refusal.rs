@@ -9,15 +9,32 @@ use crate::{
     history::{self, Event, HistoryError},
     http::{
         Api,
+        error::Problem,
+        extract::Signed,
         refusals::{count, within_reach},
         witness,
     },
     tenant::{Caller, Permission},
 };
 
+/// 403 unless the caller has this permission. The refusal is told as `event` where it is known what the call was about.
+pub async fn require(
+    api: &Api,
+    caller: &Signed,
+    needed: Permission,
+    event: &str,
+    about: Option<About<'_>>,
+) -> Result<(), Problem> {
+    let Err(refused) = caller.require(needed) else { return Ok(()) };
+    if let Some(about) = about {
+        record(api, &caller.0, event, needed, about).await;
+    }
+    Err(refused)
+}
+
 /// Writes down that `caller` was refused `event` for want of a scope, where it could have seen the object. The refusal stands whether or
 /// not this succeeds.
-pub async fn record(api: &Api, caller: &Caller, event: &str, needed: Permission, about: About<'_>) {
+async fn record(api: &Api, caller: &Caller, event: &str, needed: Permission, about: About<'_>) {
     let Some((project_id, backup_id)) = within_reach(api, caller, about).await else { return };
     witness::is_told();
     if !api.refusals.admit(caller, api.app.clock.now()) {

@@ -1,10 +1,6 @@
 //! Schedules: when backups are taken without anyone asking.
 
-use axum::{
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
@@ -18,7 +14,7 @@ use crate::{
     cron::{Cron, Zone},
     http::{
         Api,
-        answer::{Cursor, Data, Page},
+        answer::{Cursor, Data, Page, created},
         error::Problem,
         extract::{Body, Id, Names, Params, Signed},
     },
@@ -104,7 +100,7 @@ pub async fn list(
     caller.require(Permission::Read)?;
     let Params(params) = params?;
     let limit = page_size(params.limit)?;
-    let before = params.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?.map(|cursor| (cursor.at, cursor.id));
+    let before = Cursor::read(params.cursor.as_deref())?;
     let page = SchedulePage { before, limit: limit as i64 + 1 };
     let rows = schedule::list(&api.app, &caller.0, params.project_id.as_deref(), page).await?;
     Ok(Page::of(rows, limit, |row| Cursor { at: row.created_at, id: row.id }))
@@ -214,12 +210,8 @@ pub async fn add(
     caller: Signed,
     body: Result<Body<AddScheduleBody>, Problem>,
 ) -> Result<Response, Problem> {
-    if let Err(refused) = caller.require(Permission::Write) {
-        if let Ok(Body(AddScheduleBody { project_id: Some(project), .. })) = &body {
-            refusal::record(&api, &caller.0, "schedule_added", Permission::Write, About::Project(project)).await;
-        }
-        return Err(refused);
-    }
+    let about = body.as_ref().ok().and_then(|Body(body)| body.project_id.as_deref()).map(About::Project);
+    refusal::require(&api, &caller, Permission::Write, "schedule_added", about).await?;
     let Body(add) = body?;
     let new = NewSchedule {
         name: add.name,
@@ -239,7 +231,7 @@ pub async fn add(
         enabled: add.enabled.unwrap_or(true),
     };
     let data = schedule::add(&api.app, &caller.0, new).await?;
-    Ok((StatusCode::CREATED, Data { data }).into_response())
+    Ok(created(data))
 }
 
 /// Look at a schedule

@@ -9,11 +9,10 @@ use axum::{
     http::{HeaderValue, StatusCode, header::LOCATION},
     response::{IntoResponse, Response},
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    logs_export::check_expiry,
     page_size,
     refusal::{self, About},
 };
@@ -33,7 +32,7 @@ use crate::{
 };
 
 /// A backup of the default project. `status` goes from `pending` to `in_progress` and then to `completed`, `failed` or `cancelled`; a
-/// completed one may become `expired` or `damaged`.
+/// completed one may become `damaged`. One that is deleted, by retention too, is no longer listed.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(example = json!({
     "id": 7, "file_name": "backup-2026-11-21-020000.sql.gz", "s3_url": "s3://backups/backups/backup-2026-11-21-020000.sql.gz",
@@ -150,12 +149,12 @@ pub async fn take(
     body: Result<Option<Body<TakeBody>>, Problem>,
 ) -> Result<Response, Problem> {
     let project_id = api.app.config.backup.default_project.clone();
-    if let Err(refused) = caller.require(Permission::Write) {
-        refusal::record(&api, &caller.0, "requested", Permission::Write, About::Project(&project_id)).await;
-        return Err(refused);
-    }
+    refusal::require(&api, &caller, Permission::Write, "requested", Some(About::Project(&project_id))).await?;
     let body = body?.map_or_else(TakeBody::default, |Body(body)| body);
-    check_expiry(body.expires_at)?;
+    // Before the project is looked at, as whatever else is wrong with the body.
+    if body.expires_at.is_some_and(|at| !(1..=9999).contains(&at.year())) {
+        return Err(Problem::invalid("request.expires_at", "expires_at is not in the years 1 to 9999"));
+    }
     match catalog::project(&api.app.pool, &caller.0.scope(), &project_id).await {
         Ok(project) if project.scope() != ProjectScope::WholeDatabase => {
             return Err(CatalogError::NotWhole(project_id).into());
@@ -299,17 +298,13 @@ pub async fn delete(
     caller: Signed,
     id: Result<Id<Number>, Problem>,
 ) -> Result<Json<Forgotten>, Problem> {
-    if let Err(refused) = caller.require(Permission::Write) {
-        if let Ok(Id(Number(number))) = id
-            && let Ok(backup) = find(&api, &caller, number).await
-        {
-            let about = About::Backup(backup.backup_id());
-            refusal::record(&api, &caller.0, "deleted", Permission::Write, about).await;
-        }
-        return Err(refused);
-    }
-    let Id(Number(number)) = id?;
-    let backup = find(&api, &caller, number).await?;
+    let backup = match id {
+        Ok(Id(Number(number))) => find(&api, &caller, number).await,
+        Err(problem) => Err(problem),
+    };
+    let about = backup.as_ref().ok().map(|backup| About::Backup(backup.backup_id()));
+    refusal::require(&api, &caller, Permission::Write, "deleted", about).await?;
+    let backup = backup?;
     request::forget(&api.app, &caller.0, backup.backup_id()).await?;
-    Ok(Json(Forgotten { id: number, message: "the record is deleted, the stored files stay" }))
+    Ok(Json(Forgotten { id: backup.number, message: "the record is deleted, the stored files stay" }))
 }

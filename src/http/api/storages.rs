@@ -1,11 +1,6 @@
 //! Storages, for operators: those of the configuration to look at and test, others to add, change and remove.
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
 
 use super::{page_size, users::ListParams};
@@ -13,7 +8,7 @@ use crate::{
     catalog::Settings,
     http::{
         Api,
-        answer::{Data, Page},
+        answer::{Data, Page, created},
         error::Problem,
         extract::{Body, Params, Signed},
         named::{self, Named},
@@ -91,7 +86,7 @@ pub async fn add(
     require_operator(&caller.0, Permission::Write)?;
     let Body(add) = body?;
     let data = storages::add(&api.app, &caller.0, &add.name, &add.settings).await?;
-    Ok((StatusCode::CREATED, Json(Data { data })).into_response())
+    Ok(created(data))
 }
 
 /// What is to be different.

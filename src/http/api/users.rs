@@ -1,11 +1,6 @@
 //! Local users: operators manage all, organisation admins those of their organisation.
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -21,7 +16,7 @@ use crate::{
     history::{self, PeopleEvent},
     http::{
         Api,
-        answer::{Cursor, Data, Page},
+        answer::{Cursor, Data, Page, created},
         error::Problem,
         extract::{Body, Id, Names, Params, Signed},
     },
@@ -75,7 +70,7 @@ pub async fn list(
     require_admin(&caller)?;
     let Params(params) = params?;
     let limit = page_size(params.limit)?;
-    let before = params.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?.map(|cursor| (cursor.at, cursor.id));
+    let before = Cursor::read(params.cursor.as_deref())?;
     let rows = people::users(&api.app.pool, &caller.0.scope(), before, limit as i64 + 1).await?;
     Ok(Page::of(rows, limit, |user| Cursor { at: user.created_at, id: user.id }))
 }
@@ -153,7 +148,7 @@ pub async fn add(
     let detail = json!({ "name": user.name, "role": user.role });
     record(&mut transaction, &caller, "user_added", &user, detail).await?;
     transaction.commit().await?;
-    Ok((StatusCode::CREATED, Json(Data { data: user })).into_response())
+    Ok(created(user))
 }
 
 /// What is to be different. What is left out stays.

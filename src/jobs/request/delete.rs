@@ -32,6 +32,10 @@ pub struct DeletePayload {
 /// the next day.
 pub const DELETE_ATTEMPTS: i32 = 24;
 
+/// Of the deletions that retention asks for: behind whatever somebody waits for. A project's limit does not count them, and its people ask for
+/// nothing so low.
+pub(super) const RETENTIONS_PRIORITY: i32 = -10;
+
 /// Asks for every copy of a backup to be deleted. From the moment this returns the backup can no longer be used. While it is being deleted,
 /// another request gets the same job; after a deletion that failed, a new one that goes on where that one stopped.
 pub async fn delete(
@@ -87,7 +91,7 @@ pub(in crate::jobs) async fn delete_expired(
     refuse(id, &held)?;
     let payload = DeletePayload { request: DeleteRequest { backup_id: id }, was: held.status };
     let mut new = new_job(app, caller, JobType::DeleteBackup, project_id, to_json(&payload)?, None);
-    (new.max_attempts, new.priority) = (DELETE_ATTEMPTS, -10);
+    (new.max_attempts, new.priority) = (DELETE_ATTEMPTS, RETENTIONS_PRIORITY);
     let (Enqueued::Before(job) | Enqueued::Now(job)) = queue::enqueue(&mut *transaction, &new).await?;
     let detail = serde_json::json!({ "job_id": job.id, "was": payload.was, "because": because });
     mark(transaction, caller, project_id, id, detail).await?;

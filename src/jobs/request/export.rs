@@ -20,6 +20,7 @@ use crate::{
         JobType, names,
         queue::{self, Enqueued, Job, NewJob},
     },
+    proof_record::ProofLevel,
     storage::Storage,
     tenant::{Caller, Permission, Role},
 };
@@ -49,6 +50,9 @@ pub struct Export {
     pub exclude_tables: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude_table_data: Vec<String>,
+    /// How much is proved. `None`: as the project says, else the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<ProofLevel>,
 }
 
 impl Export {
@@ -348,19 +352,10 @@ impl From<&Export> for Asked {
 /// Format and compression after the defaults, or what is wrong with them.
 fn database_encoding(app: &App, request: &Export) -> Result<Encoding, RequestError> {
     let format = request.format.unwrap_or(app.config.backup.format);
-    let asked = match (request.compress, request.compression) {
-        (Some(_), Some(_)) => {
-            return Err(RequestError::Invalid {
-                code: "request.compression",
-                message: "compress and compression exclude each other".to_owned(),
-                hint: Some("Send one of them.".to_owned()),
-            });
-        }
-        (Some(false), None) => Some(Compression::None),
+    let asked = match asked_compression(request.compress, request.compression)? {
         // A custom dump is compressed anyway.
-        (Some(true), None) if format == Format::Custom => None,
-        (Some(true), None) => Some(Compression::Gzip),
-        (None, given) => given,
+        Some(_) if format == Format::Custom && request.compress == Some(true) => None,
+        asked => asked,
     };
     let compression = match (format, asked) {
         (Format::Custom, None | Some(Compression::None)) => Compression::None,
@@ -380,8 +375,29 @@ fn database_encoding(app: &App, request: &Export) -> Result<Encoding, RequestErr
             });
         }
     };
-    let encryption = if app.config.encryption.enabled { Encryption::Age } else { Encryption::None };
-    Ok(Encoding { format: Some(format), compression, encryption })
+    Ok(Encoding { format: Some(format), compression, encryption: encryption(app) })
+}
+
+/// The compression that is asked for in one of two ways; `None` leaves it to the configuration.
+pub(super) fn asked_compression(
+    compress: Option<bool>,
+    compression: Option<Compression>,
+) -> Result<Option<Compression>, RequestError> {
+    match (compress, compression) {
+        (Some(_), Some(_)) => Err(RequestError::Invalid {
+            code: "request.compression",
+            message: "compress and compression exclude each other".to_owned(),
+            hint: Some("Send one of them.".to_owned()),
+        }),
+        (Some(true), None) => Ok(Some(Compression::Gzip)),
+        (Some(false), None) => Ok(Some(Compression::None)),
+        (None, given) => Ok(given),
+    }
+}
+
+/// Artifacts of one installation are encrypted or not.
+pub(super) fn encryption(app: &App) -> Encryption {
+    if app.config.encryption.enabled { Encryption::Age } else { Encryption::None }
 }
 
 /// The storage of this name.

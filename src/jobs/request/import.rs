@@ -9,7 +9,12 @@ use crate::{
     catalog,
     history::{self, BackupStatus},
     ids::BackupId,
-    jobs::{JobType, catalog as rebuild, queue::Job},
+    jobs::{
+        JobType,
+        authentic::{self, TakeUp},
+        catalog as rebuild,
+        queue::Job,
+    },
     manifest::Head,
     pipeline::{self, ManifestError},
     storage::{ErrorKind, Locator},
@@ -26,6 +31,9 @@ pub struct ImportRequest {
     /// Whether a backup that was deleted on purpose may come back.
     #[serde(default)]
     pub even_if_deleted: bool,
+    /// Whether it is taken although its manifest has no seal, so that nothing proves what it says.
+    #[serde(default)]
+    pub allow_unsealed: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,8 +107,8 @@ async fn find(app: &App, request: &ImportRequest) -> Result<(Locator, Head), Req
             hint: Some("An artifact is taken back by its manifest, which lies beside it.".to_owned()),
         });
     };
-    let head = match pipeline::read_manifest_file(storage.as_ref(), &at).await {
-        Ok(file) => file.head,
+    let (head, seal) = match pipeline::read_manifest_file(storage.as_ref(), &at).await {
+        Ok(file) => (file.head.clone(), file.sealed_by(&app.keys.seals)),
         Err(ManifestError::Storage(error)) if !matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupt) => {
             return Err(away(error));
         }
@@ -109,6 +117,8 @@ async fn find(app: &App, request: &ImportRequest) -> Result<(Locator, Head), Req
     if head.key != *key {
         return Err(invalid("manifest.misplaced", format!("key: the manifest says that it belongs to {}", head.key)));
     }
+    authentic::may_be_taken_up(&seal, TakeUp::unsealed_if(request.allow_unsealed))
+        .map_err(|misfit| invalid(misfit.code, format!("key: {}", misfit.message)))?;
     if storage.find(key).await.map_err(away)?.is_none() {
         return Err(invalid("backup.no_copy", format!("key: there is no {key} in storage {:?}", request.storage)));
     }

@@ -1,6 +1,6 @@
 //! How many jobs of one project may wait or run at once.
 
-use super::RequestError;
+use super::{RequestError, delete::RETENTIONS_PRIORITY};
 use crate::{
     app::App,
     jobs::{JobType, queue::NewJob},
@@ -10,8 +10,8 @@ use crate::{
 /// the job with it. Looked at after the insertion, so that a request that is repeated under its key gets its job of before.
 ///
 /// Of a project's requests only one at a time passes here until its transaction ends, so that no two that come together both find the last
-/// place. Deletions are counted by themselves: those that wait for a storage must not keep a project from being backed up. Housekeeping's
-/// own jobs are not counted.
+/// place. Deletions are counted by themselves: those that wait for a storage must not keep a project from being backed up. What nobody waits
+/// for is not counted: housekeeping's own jobs, and retention's deletions.
 pub(super) async fn refuse_when_full(
     connection: &mut sqlx::PgConnection,
     app: &App,
@@ -27,9 +27,10 @@ pub(super) async fn refuse_when_full(
     .await?;
     let open = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM control_plane.jobs
-           WHERE project_id = $1 AND status IN ('pending', 'in_progress') AND type = ANY($2)"#,
+           WHERE project_id = $1 AND status IN ('pending', 'in_progress') AND type = ANY($2) AND priority > $3"#,
         project_id,
         &counted_with(new.job_type),
+        RETENTIONS_PRIORITY,
     )
     .fetch_one(connection)
     .await?;

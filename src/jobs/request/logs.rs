@@ -5,10 +5,13 @@ use std::{fmt, str::FromStr};
 use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Asked, Common, RequestError};
+use super::{
+    Asked, Common, RequestError,
+    export::{asked_compression, encryption},
+};
 use crate::{
     app::App,
-    artifact::{Compression, Encoding, Encryption, Format},
+    artifact::{Compression, Encoding, Format},
 };
 
 /// A backup of a project's rows of `project_logs`, as it is asked for. What is left out comes from the configuration.
@@ -162,20 +165,9 @@ impl ExportLogs {
                 });
             }
         };
-        let compression = match (self.compress, self.compression) {
-            (Some(_), Some(_)) => {
-                return Err(RequestError::Invalid {
-                    code: "request.compression",
-                    message: "both compress and compression are given".to_owned(),
-                    hint: Some("Keep compression alone.".to_owned()),
-                });
-            }
-            (Some(true), None) => Compression::Gzip,
-            (Some(false), None) => Compression::None,
-            (None, given) => given.unwrap_or(app.config.backup.compression),
-        };
-        let encryption = if app.config.encryption.enabled { Encryption::Age } else { Encryption::None };
-        Ok(Encoding { format: Some(format), compression, encryption })
+        let asked = asked_compression(self.compress, self.compression)?;
+        let compression = asked.unwrap_or(app.config.backup.compression);
+        Ok(Encoding { format: Some(format), compression, encryption: encryption(app) })
     }
 }
 

@@ -6,10 +6,14 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgExecutor};
 
-use super::{Asked, Common, RequestError, record};
+use super::{
+    Asked, Common, RequestError,
+    export::{asked_compression, encryption},
+    record,
+};
 use crate::{
     app::App,
-    artifact::{Compression, Encoding, Encryption, Format},
+    artifact::{Compression, Encoding, Format},
     catalog::{self, DirectorySource, FileSource, ManageError, PrefixSource, Project},
     config::StorageConfig,
     db,
@@ -57,21 +61,9 @@ impl ExportStorage {
 
     /// A tar archive, compressed as asked for.
     pub(super) fn encoding(&self, app: &App) -> Result<Encoding, RequestError> {
-        let asked = match (self.compress, self.compression) {
-            (Some(_), Some(_)) => {
-                return Err(RequestError::Invalid {
-                    code: "request.compression",
-                    message: "both compress and compression are given".to_owned(),
-                    hint: Some("Keep compression alone.".to_owned()),
-                });
-            }
-            (Some(false), None) => Some(Compression::None),
-            (Some(true), None) => Some(Compression::Gzip),
-            (None, given) => given,
-        };
-        let encryption = if app.config.encryption.enabled { Encryption::Age } else { Encryption::None };
+        let asked = asked_compression(self.compress, self.compression)?;
         let compression = asked.unwrap_or(app.config.backup.compression);
-        Ok(Encoding { format: Some(Format::Tar), compression, encryption })
+        Ok(Encoding { format: Some(Format::Tar), compression, encryption: encryption(app) })
     }
 }
 
@@ -86,8 +78,7 @@ pub(super) async fn require_files(app: &App, project: &Project) -> Result<FileSo
     })
 }
 
-/// Says where a project's files are, or that it has none. For operators alone; writes the audit event. Used by the command line and by
-/// `PATCH /api/projects/{id}`.
+/// Says where a project's files are, or that it has none. For operators alone; writes the audit event.
 ///
 /// # Errors
 /// There is no such project; the place cannot be used, is Holdfast's own, or another project's.
@@ -107,18 +98,43 @@ pub async fn set_files(
         });
     }
     if let Some(files) = files {
-        check(app, files).await?;
-        look(app, files).await?;
+        find_files(app, files).await?;
     }
     let mut transaction = db::begin(&app.pool).await?;
-    catalog::one_source_at_a_time(&mut *transaction).await.map_err(of_catalog)?;
-    if catalog::files(&mut *transaction, &project.id).await?.as_ref() != files {
-        refuse_held(&mut transaction, &project).await?;
+    put_files(&mut transaction, app, &project, files).await?;
+    let detail = serde_json::json!({ "files": files });
+    record(&mut transaction, caller, None, &project.id, "project_files_set", detail).await?;
+    transaction.commit().await?;
+    Ok(project)
+}
+
+/// Looks whether a project's files may be there, and whether they are: before [`put_files`], which has no time for it.
+///
+/// # Errors
+/// `project.files` with the reason.
+pub async fn find_files(app: &App, files: &FileSource) -> Result<(), RequestError> {
+    check(app, files).await?;
+    look(app, files).await
+}
+
+/// Writes down where a project's files are, in the caller's transaction. The caller's rights, and the audit event, are the caller's business.
+///
+/// # Errors
+/// Jobs have the project in hand, or a restore can be undone; the place is a storage's, or another project's.
+pub async fn put_files(
+    connection: &mut PgConnection,
+    app: &App,
+    project: &Project,
+    files: Option<&FileSource>,
+) -> Result<(), RequestError> {
+    catalog::one_source_at_a_time(&mut *connection).await.map_err(of_catalog)?;
+    if catalog::files(&mut *connection, &project.id).await?.as_ref() != files {
+        refuse_held(connection, project).await?;
     }
     if let Some(files) = files {
         // Again: a storage may have come since.
-        refuse_own(app, &mut *transaction, files).await?;
-        let taken = catalog::all_files(&mut *transaction).await?;
+        refuse_own(app, &mut *connection, files).await?;
+        let taken = catalog::all_files(&mut *connection).await?;
         if let Some((other, place)) = taken.iter().find(|(id, place)| *id != project.id && place.overlaps(files)) {
             return Err(RequestError::conflict(
                 "project.files_taken",
@@ -127,11 +143,7 @@ pub async fn set_files(
             ));
         }
     }
-    catalog::set_files(&mut *transaction, &project.id, files).await?;
-    let detail = serde_json::json!({ "files": files });
-    record(&mut transaction, caller, None, &project.id, "project_files_set", detail).await?;
-    transaction.commit().await?;
-    Ok(project)
+    Ok(catalog::set_files(&mut *connection, &project.id, files).await?)
 }
 
 /// While jobs have the files in hand, or an undo would put a directory back, they stay where they are.

@@ -6,8 +6,8 @@ WITH spaces AS MATERIALIZED (
     FROM pg_catalog.pg_namespace n
     WHERE CASE WHEN $1::text IS NULL
           THEN n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-               -- what the dump of a whole database leaves out: schemas kept for an undo, and our own control plane
-               AND n.nspname !~ '^hf_(before|undone)_[0-9a-f]{12}$'
+               -- what the dump of a whole database leaves out: schemas that restores keep or have not finished, and our own control plane
+               AND n.nspname !~ '^hf_(before|undone|new|restore)_[0-9a-f]{12}$'
                AND NOT (n.nspname = 'control_plane' AND EXISTS (SELECT FROM pg_catalog.pg_class b WHERE b.relnamespace = n.oid AND b.relname = 'backup_copies'))
           ELSE n.nspname = $1::text END
 ), objects AS (

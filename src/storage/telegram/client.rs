@@ -35,6 +35,8 @@ const LONGEST_ANSWER: usize = 4 << 20;
 const LONGEST_DESCRIPTION: usize = 300;
 /// The slowest line on which a document still arrives: what its size adds to the time limit.
 const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
+/// What is handed to the connection at once.
+const SLICE: usize = 64 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The Bot API as one bot sees it.
@@ -116,7 +118,7 @@ impl BotApi {
     pub async fn send_document(&self, chat_id: i64, document: &Outgoing) -> Result<Message, CallError> {
         let method = "sendDocument";
         let size = document.bytes.len() as u64;
-        let file = Part::stream_with_length(document.bytes.clone(), size).file_name(document.file_name.clone());
+        let file = Part::stream_with_length(in_slices(&document.bytes), size).file_name(document.file_name.clone());
         let form = Form::new()
             .text("chat_id", chat_id.to_string())
             .text("caption", document.caption.clone())
@@ -266,6 +268,13 @@ impl BotApi {
         let without = text.replace(self.token.expose(), "(token)"); // taken out
         without.chars().take(LONGEST_DESCRIPTION).map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
+}
+
+/// A body that goes out slice by slice: as one piece a connection that cannot write from several places would copy the whole document first.
+fn in_slices(bytes: &Bytes) -> reqwest::Body {
+    let mut rest = bytes.clone();
+    let slices = std::iter::from_fn(move || (!rest.is_empty()).then(|| rest.split_to(SLICE.min(rest.len()))));
+    reqwest::Body::wrap_stream(futures::stream::iter(slices.map(Ok::<Bytes, std::convert::Infallible>)))
 }
 
 fn understood<T: DeserializeOwned>(result: Value) -> Result<T, Reason> {

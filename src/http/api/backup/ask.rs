@@ -15,6 +15,7 @@ use crate::{
     },
     ids::BackupId,
     jobs::request::{self, Export, RestoreRequest},
+    proof_record::ProofLevel,
     tenant::Permission,
 };
 
@@ -58,6 +59,11 @@ pub struct ExportBody {
     #[serde(default)]
     #[schema(max_items = 1000)]
     pub exclude_table_data: Vec<String>,
+    /// How much is proved while it is dumped, to be compared after a restore: `full` reads every row a second time for a digest of each table,
+    /// `counts` counts rows and records definitions, `off` does neither. Default: as the project says, else the setting `backup.proof`, which
+    /// is `full` unless changed.
+    #[schema(inline)]
+    pub proof: Option<ProofLevel>,
     /// When it may be deleted. Default: after `backup.retention_days`, which is 30 unless changed.
     pub expires_at: Option<DateTime<Utc>>,
     /// A note of at most 1024 characters.
@@ -80,6 +86,7 @@ impl From<ExportBody> for Export {
             tables: body.tables,
             exclude_tables: body.exclude_tables,
             exclude_table_data: body.exclude_table_data,
+            proof: body.proof,
         }
     }
 }
@@ -100,13 +107,8 @@ pub async fn export(
     key: IdempotencyKey,
     body: Result<Body<ExportBody>, Problem>,
 ) -> Result<Response, Problem> {
-    if let Err(refused) = caller.require(Permission::Write) {
-        if let Ok(Body(body)) = &body {
-            let about = About::Project(&body.project_id);
-            refusal::record(&api, &caller.0, "requested", Permission::Write, about).await;
-        }
-        return Err(refused);
-    }
+    let about = body.as_ref().ok().map(|Body(body)| About::Project(&body.project_id));
+    refusal::require(&api, &caller, Permission::Write, "requested", about).await?;
     let request = Export::from(body?.0);
     Ok(accepted(request::export(&api.app, &caller.0, &request, key.as_deref()).await?))
 }
@@ -121,21 +123,39 @@ pub struct RestoreBody {
     pub confirm: Option<bool>,
     /// Where to, when not in place.
     pub target: Option<RestoreTarget>,
+    /// Replace the schema even when objects outside it (foreign keys, views, publications) go on referring to what is replaced.
+    #[serde(default)]
+    pub allow_detached_references: bool,
 }
 
-/// Another place to restore to.
+/// Another place to restore to. Nothing that is there is replaced.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreTarget {
-    /// For a whole-database project: the name of the new database, 1 to 63 bytes. Left out, a name is made.
+    /// Another database on the server, 1 to 63 bytes. For a whole-database project a new one; left out, a name is made. For a schema's
+    /// project: for operators.
     #[schema(min_length = 1, max_length = 63)]
     pub database: Option<String>,
+    /// The name of a database known here, whose server is restored to. For operators.
+    #[schema(min_length = 1, max_length = 63)]
+    pub server: Option<String>,
+    /// The schema's name there, 1 to 63 bytes: a copy beside what is live. For operators.
+    #[schema(min_length = 1, max_length = 63)]
+    pub schema: Option<String>,
+    /// Make `database`, which must not be there. A whole-database project's is always made.
+    #[serde(default)]
+    pub create: bool,
+    /// Only these tables, out of a backup in the format `custom` or `tar`, into the new schema `hf_tables_…`: rows, keys, checks and indexes,
+    /// without foreign keys, triggers, rules and policies.
+    #[schema(max_items = 1000)]
+    pub tables: Option<Vec<String>>,
 }
 
 /// Restore a backup
 ///
 /// Writes down a job that replaces the project's data by that of the backup, all or nothing. A whole-database project is restored
-/// into a new database.
+/// into a new database. With a `target` nothing is replaced. Refused while another restore of the project waits or runs
+/// (`restore.in_progress`), and while it is being backed up (`restore.during_backup`).
 #[utoipa::path(
     post, path = "/api/backup/restore", operation_id = "restore_backup", tag = "backup",
     request_body(content = RestoreBody, example = json!({ "backup_id": "0199c5f0-7c1e-7d2a-9d5c-2a52b6f0e7aa", "confirm": true })),
@@ -149,13 +169,8 @@ pub async fn restore(
     key: IdempotencyKey,
     body: Result<Body<RestoreBody>, Problem>,
 ) -> Result<Response, Problem> {
-    if let Err(refused) = caller.require(Permission::Write) {
-        if let Ok(Body(body)) = &body {
-            let about = About::Backup(body.backup_id);
-            refusal::record(&api, &caller.0, "restore_requested", Permission::Write, about).await;
-        }
-        return Err(refused);
-    }
+    let about = body.as_ref().ok().map(|Body(body)| About::Backup(body.backup_id));
+    refusal::require(&api, &caller, Permission::Write, "restore_requested", about).await?;
     let Body(body) = body?;
     if body.confirm != Some(true) {
         return Err(Problem::new(
@@ -165,12 +180,35 @@ pub async fn restore(
         )
         .hint("Send `\"confirm\": true`."));
     }
-    let target_database = body.target.and_then(|target| target.database);
-    if let Some(name) = &target_database
-        && (name.is_empty() || name.len() > 63 || name.chars().any(char::is_control))
-    {
-        return Err(Problem::invalid("request.target", "target.database must be a name of 1 to 63 bytes"));
-    }
-    let request = RestoreRequest { backup_id: body.backup_id, target_database };
+    let allow_detached_references = body.allow_detached_references;
+    let request = RestoreRequest { allow_detached_references, ..RestoreRequest::in_place(body.backup_id) };
+    let request = match body.target {
+        None => request,
+        Some(target) => to(request, target)?,
+    };
     Ok(accepted(request::restore(&api.app, &caller.0, &request, key.as_deref()).await?))
+}
+
+/// The request for this target, whose names could be names.
+fn to(request: RestoreRequest, target: RestoreTarget) -> Result<RestoreRequest, Problem> {
+    let tables = target.tables.unwrap_or_default();
+    let named = [("database", &target.database), ("server", &target.server), ("schema", &target.schema)];
+    let named = named.into_iter().filter_map(|(field, name)| Some((field, name.as_ref()?)));
+    for (field, name) in named.chain(tables.iter().map(|table| ("tables", table))) {
+        if name.is_empty() || name.len() > 63 || name.chars().any(char::is_control) {
+            let message = format!("target.{field} must be a name of 1 to 63 bytes");
+            return Err(Problem::invalid("request.target", message));
+        }
+    }
+    if tables.len() > 1000 {
+        return Err(Problem::invalid("request.target", "target.tables has at most 1000 names"));
+    }
+    Ok(RestoreRequest {
+        target_database: target.database,
+        target_server: target.server,
+        target_schema: target.schema,
+        create_database: target.create,
+        tables,
+        ..request
+    })
 }

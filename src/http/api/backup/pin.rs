@@ -57,12 +57,8 @@ async fn change(
     id: Result<Id<BackupId>, Problem>,
     pin: Pin,
 ) -> Result<Data<Backup>, Problem> {
-    if let Err(refused) = caller.require(Permission::Write) {
-        if let Ok(Id(id)) = id {
-            refusal::record(api, &caller.0, pin.event(), Permission::Write, About::Backup(id)).await;
-        }
-        return Err(refused);
-    }
+    let about = id.as_ref().ok().map(|Id(id)| About::Backup(*id));
+    refusal::require(api, caller, Permission::Write, pin.event(), about).await?;
     let backup = request::pin(&api.app, &caller.0, id?.0, pin).await?;
     Ok(Data { data: redact::backup(backup, &caller.0) })
 }

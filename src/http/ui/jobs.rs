@@ -1,0 +1,328 @@
+//! Jobs: the list, and one with its live progress, its log, cancel, and undo where it was a restore.
+
+use askama::Template;
+use axum::{
+    extract::State,
+    http::{HeaderName, HeaderValue},
+    response::Response,
+};
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use super::{
+    frame::{Frame, Place},
+    list::{Asked, Choice, Pages, ROWS, choices, plain},
+    show::{self, Html},
+    visit::{Visitor, go, page},
+};
+use crate::{
+    history,
+    http::{
+        Api,
+        api::jobs as calls,
+        error::Problem,
+        extract::{Id, IdempotencyKey, Params},
+        redact,
+    },
+    ids::JobId,
+    jobs::{
+        JobType,
+        queue::{Job, JobStatus},
+    },
+};
+
+/// Lines of a log that are shown.
+const TAIL: usize = 200;
+
+/// Tells htmx to load the whole page anew.
+const HX_REFRESH: HeaderName = HeaderName::from_static("hx-refresh");
+
+/// A job in a list.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub path: String,
+    pub what: String,
+    pub project: Option<String>,
+    pub badge: Html,
+    pub at: Html,
+    pub took: String,
+    pub by: String,
+    pub why: Option<String>,
+}
+
+fn seconds(job: &Job, now: DateTime<Utc>) -> Option<f64> {
+    let from = job.started_at?;
+    let until = job.finished_at.unwrap_or(now);
+    Some((until - from).num_milliseconds() as f64 / 1000.0)
+}
+
+impl Row {
+    pub fn of(job: Job, now: DateTime<Utc>) -> Self {
+        Self {
+            path: format!("/jobs/{}", job.id),
+            what: show::job_type(&job.r#type).to_owned(),
+            badge: show::badge(&job.status),
+            at: show::when(job.created_at, now),
+            took: seconds(&job, now).map_or_else(String::new, show::lasted),
+            by: job.created_by.unwrap_or_default(),
+            project: job.project_id,
+            why: job.error_message,
+        }
+    }
+}
+
+#[derive(Template)]
+#[template(path = "jobs.html")]
+struct JobsPage {
+    frame: Frame,
+    rows: Vec<Row>,
+    pages: Pages,
+    action: &'static str,
+    searches: Vec<(&'static str, &'static str, String)>,
+    selects: Vec<(&'static str, &'static str, Vec<Choice>)>,
+}
+
+pub async fn list(State(api): State<Api>, visitor: Visitor, asked: Asked) -> Result<Response, Problem> {
+    let params = calls::ListParams {
+        project_id: asked.given("project_id"),
+        r#type: asked.given("type"),
+        status: asked.word("status")?,
+        limit: Some(ROWS),
+        cursor: asked.given("cursor"),
+    };
+    let jobs = calls::list(State(api), visitor.signed.clone(), Ok(Params(params))).await?;
+    let types = JobType::ALL.iter().map(|word| (word.as_str(), show::job_type(word.as_str()).to_owned()));
+    let states = JobStatus::ALL.iter().map(|word| plain(word.as_str()));
+    page(&JobsPage {
+        frame: visitor.frame(Place::Jobs, "Jobs"),
+        rows: jobs.data.into_iter().map(|job| Row::of(job, visitor.now)).collect(),
+        pages: asked.pages(jobs.next_cursor),
+        action: "/jobs",
+        searches: vec![("project_id", "Project", asked.get("project_id").to_owned())],
+        selects: vec![
+            ("type", "What", choices("everything", types, asked.get("type"))),
+            ("status", "State", choices("any", states, asked.get("status"))),
+        ],
+    })
+}
+
+/// How far a job is, as its page shows it.
+struct Progress {
+    badge: Html,
+    stage: String,
+    /// Bytes read and stored, and the rate.
+    numbers: Vec<(&'static str, Html)>,
+    storages: Vec<(String, Html)>,
+    /// Done and all, where the whole is known.
+    share: Option<(u64, u64)>,
+    is_live: bool,
+    is_cancelling: bool,
+    attempt: String,
+}
+
+fn number(value: &Value, name: &str) -> Option<i64> {
+    value.get(name)?.as_i64()
+}
+
+impl Progress {
+    fn of(job: &Job, now: DateTime<Utc>) -> Self {
+        let nothing = Value::Null;
+        let progress = job.progress.as_ref().unwrap_or(&nothing);
+        let content = number(progress, "content_bytes");
+        let mut numbers = Vec::new();
+        numbers.extend(content.map(|bytes| ("Read", show::size(bytes))));
+        numbers.extend(number(progress, "stored_bytes").map(|bytes| ("Stored", show::size(bytes))));
+        let taken = seconds(job, now).filter(|seconds| *seconds > 0.5);
+        if let (Some(bytes), Some(seconds)) = (content.filter(|bytes| *bytes > 0), taken) {
+            let rate = show::size((bytes as f64 / seconds) as i64);
+            numbers.push(("Rate", Html::ours(format!("{rate}/s"))));
+        }
+        numbers.extend(taken.map(|seconds| ("Time", Html::ours(show::lasted(seconds)))));
+        let storages = progress.get("storages").and_then(Value::as_object);
+        let state = |value: &Value| match number(value, "stored_bytes").or_else(|| value.as_i64()) {
+            Some(bytes) => show::size(bytes),
+            None => Html::ours(show::escape(&show::detail(value))),
+        };
+        let share = number(progress, "total_bytes")
+            .filter(|total| *total > 0)
+            .and_then(|total| Some((content?.min(total).unsigned_abs(), total.unsigned_abs())));
+        Self {
+            badge: show::badge(&job.status),
+            stage: match progress.get("stage").and_then(Value::as_str) {
+                Some(stage) if !job.is_final() => stage.replace('_', " "),
+                _ if job.is_final() => "ended".to_owned(),
+                _ => "waits for a worker".to_owned(),
+            },
+            numbers,
+            storages: storages.into_iter().flatten().map(|(name, value)| (name.clone(), state(value))).collect(),
+            share,
+            is_live: !job.is_final(),
+            is_cancelling: job.cancel_requested && !job.is_final(),
+            attempt: if job.attempts > 1 {
+                format!("attempt {} of {}", job.attempts, job.max_attempts)
+            } else {
+                String::new()
+            },
+        }
+    }
+}
+
+/// A line of a log.
+struct Line {
+    at: String,
+    level: String,
+    message: String,
+}
+
+/// What a restore came to.
+struct Outcome {
+    is_verified: bool,
+    differences: Vec<String>,
+    warnings: Vec<String>,
+    where_to: Option<String>,
+    /// Until when it can be undone, when it still can.
+    undo_until: Option<Html>,
+}
+
+#[derive(Template)]
+#[template(path = "job.html")]
+struct JobPage {
+    frame: Frame,
+    id: String,
+    what: String,
+    project: Option<String>,
+    project_path: String,
+    facts: Vec<(&'static str, Html)>,
+    error: Option<String>,
+    progress: Progress,
+    lines: Vec<Line>,
+    more_lines: bool,
+    backup: Option<String>,
+    outcome: Option<Outcome>,
+    may_cancel: bool,
+}
+
+#[derive(Template)]
+#[template(path = "job_live.html")]
+struct LivePart {
+    id: String,
+    progress: Progress,
+    lines: Vec<Line>,
+}
+
+/// The last lines of a job that the visitor reaches, and whether there are more before them.
+async fn lines(api: &Api, visitor: &Visitor, job: &Job) -> Result<(Vec<Line>, bool), Problem> {
+    let log = history::job_log_tail(&api.app.pool, job.job_id(), TAIL as i64 + 1).await?;
+    let skipped = log.len().saturating_sub(TAIL);
+    let line = |line: history::LogLine| {
+        let line = redact::line(line, visitor.caller());
+        Line { at: line.at.format("%H:%M:%S").to_string(), level: line.level, message: line.message }
+    };
+    Ok((log.into_iter().skip(skipped).map(line).collect(), skipped > 0))
+}
+
+fn backup_of(job: &Job) -> Option<String> {
+    let find = |value: Option<&Value>| Some(value?.get("backup_id")?.as_str()?.to_owned());
+    find(job.result.as_ref()).or_else(|| find(Some(&job.payload))).or_else(|| find(job.payload.get("request")))
+}
+
+async fn outcome(api: &Api, job: &Job, now: DateTime<Utc>) -> Result<Option<Outcome>, Problem> {
+    let Some(result) = job.result.as_ref().filter(|_| job.r#type == JobType::RestoreBackup.as_str()) else {
+        return Ok(None);
+    };
+    let texts = |name: &str| {
+        let items = result.get(name).and_then(Value::as_array).into_iter().flatten();
+        items.map(|item| item.as_str().map_or_else(|| show::detail(item), str::to_owned)).collect()
+    };
+    let text = |name: &str| result.get(name).and_then(Value::as_str);
+    let restore = history::restore_of_job(&api.app.pool, job.job_id()).await?;
+    let undoable = restore.filter(|restore| restore.state == "done" && restore.kept_schema.is_some());
+    let until = undoable.and_then(|restore| restore.undo_until).filter(|until| *until > now);
+    Ok(Some(Outcome {
+        is_verified: text("outcome") == Some("verified"),
+        differences: texts("differences"),
+        warnings: texts("warnings"),
+        where_to: text("schema").or_else(|| text("database")).map(str::to_owned),
+        undo_until: until.map(|until| show::when(until, now)),
+    }))
+}
+
+pub async fn show(
+    State(api): State<Api>,
+    visitor: Visitor,
+    id: Result<Id<JobId>, Problem>,
+) -> Result<Response, Problem> {
+    let id = id?.0;
+    let job = calls::show(State(api.clone()), visitor.signed.clone(), Ok(Id(id))).await?.data;
+    let now = visitor.now;
+    let (lines, more_lines) = lines(&api, &visitor, &job).await?;
+    let mut facts = vec![("Asked for", show::when(job.created_at, now))];
+    facts.extend(job.created_by.as_deref().map(|by| ("By", show::name(by))));
+    facts.extend(job.started_at.map(|at| ("Began", show::when(at, now))));
+    facts.extend(job.finished_at.map(|at| ("Ended", show::when(at, now))));
+    facts.extend(seconds(&job, now).filter(|_| job.is_final()).map(|taken| ("Took", Html::ours(show::lasted(taken)))));
+    facts.extend(job.lease_owner.as_deref().map(|worker| ("Worker", show::name(worker))));
+    let what = show::job_type(&job.r#type).to_owned();
+    let is_known = job.r#type.parse::<JobType>().is_ok();
+    page(&JobPage {
+        frame: visitor.frame(Place::Jobs, what.clone()),
+        id: job.id.to_string(),
+        what,
+        project_path: job
+            .project_id
+            .as_deref()
+            .map_or_else(String::new, |id| format!("/projects/{}", show::in_path(id))),
+        facts,
+        progress: Progress::of(&job, now),
+        lines,
+        more_lines,
+        backup: backup_of(&job),
+        outcome: outcome(&api, &job, now).await?,
+        may_cancel: visitor.may_write() && is_known && !job.is_final() && !job.cancel_requested,
+        error: job.error_message,
+        project: job.project_id,
+    })
+}
+
+/// The part that changes, which the page asks for every second. When the job has ended the whole page is loaded anew.
+pub async fn live(
+    State(api): State<Api>,
+    visitor: Visitor,
+    id: Result<Id<JobId>, Problem>,
+) -> Result<Response, Problem> {
+    let id = id?.0;
+    let job = calls::show(State(api.clone()), visitor.signed.clone(), Ok(Id(id))).await?.data;
+    let (lines, _) = lines(&api, &visitor, &job).await?;
+    let mut response = page(&LivePart { id: job.id.to_string(), progress: Progress::of(&job, visitor.now), lines })?;
+    if job.is_final() {
+        response.headers_mut().insert(HX_REFRESH, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+pub async fn cancel(
+    State(api): State<Api>,
+    visitor: Visitor,
+    id: Result<Id<JobId>, Problem>,
+    key: IdempotencyKey,
+) -> Result<Response, Problem> {
+    let id = id?.0;
+    calls::cancel(State(api), visitor.signed, Ok(Id(id)), key).await?;
+    Ok(go(&format!("/jobs/{id}"), "The job is being cancelled."))
+}
+
+pub async fn undo(
+    State(api): State<Api>,
+    visitor: Visitor,
+    id: Result<Id<JobId>, Problem>,
+    key: IdempotencyKey,
+) -> Result<Response, Problem> {
+    let accepted = calls::undo(State(api), visitor.signed, Ok(Id(id?.0)), key).await?;
+    Ok(go(&job_path(&accepted), "What the restore replaced is being put back."))
+}
+
+/// The page of the job that a call of the API has made.
+pub fn job_path(accepted: &Response) -> String {
+    let location = accepted.headers().get(axum::http::header::LOCATION).and_then(|path| path.to_str().ok());
+    location.and_then(|path| path.strip_prefix("/api")).unwrap_or("/jobs").to_owned()
+}

@@ -1,0 +1,264 @@
+//! The restore wizard: choose a backup on a timeline, see what it holds and what it replaces, type the project's name. The job's page then
+//! shows how it goes, what was proved, and offers to undo it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use askama::Template;
+use axum::{extract::State, http::StatusCode, response::Response};
+use chrono::{DateTime, Utc};
+
+use super::{
+    backups::{self, Holds, one},
+    form::{Field, Form},
+    frame::{Frame, Place},
+    jobs::job_path,
+    show::{self, Html},
+    visit::{Typed, Visitor, go, page, page_as, wrong},
+};
+use crate::{
+    artifact::BackupType,
+    history::{self, Backup, BackupFilter, BackupStatus},
+    http::{
+        Api,
+        api::{backup::ask, projects as project_calls},
+        error::Problem,
+        extract::{Body, Id, IdempotencyKey},
+        named::Named,
+        redact,
+    },
+    ids::BackupId,
+    manage::standing,
+    manifest::Content,
+    tenant::Permission,
+};
+
+/// Backups on the timeline.
+const SHOWN: i64 = 60;
+
+/// Differences that are listed.
+const MOST_DIFFERENCES: usize = 200;
+
+#[derive(Template)]
+#[template(path = "restore_choose.html")]
+struct ChoosePage {
+    frame: Frame,
+    id: String,
+    path: String,
+    timeline: Html,
+    rows: Vec<backups::Row>,
+}
+
+pub async fn choose(State(api): State<Api>, visitor: Visitor, Named(id): Named) -> Result<Response, Problem> {
+    let shown = project_calls::show(State(api.clone()), visitor.signed.clone(), Named(id.clone())).await?.data;
+    visitor.signed.require(Permission::Write)?;
+    let filter = BackupFilter {
+        project_id: Some(id),
+        status: Some(BackupStatus::Completed),
+        limit: SHOWN,
+        ..BackupFilter::default()
+    };
+    let all = history::list(&api.app.pool, &visitor.caller().scope(), &filter).await?;
+    let usable: Vec<Backup> = all.into_iter().filter(is_restorable).collect();
+    page(&ChoosePage {
+        frame: visitor.frame(Place::Projects, "Restore"),
+        path: format!("/projects/{}", show::in_path(&shown.id)),
+        timeline: timeline(&usable, visitor.now),
+        rows: usable
+            .into_iter()
+            .map(|backup| backups::Row::of(redact::backup(backup, visitor.caller()), visitor.now))
+            .collect(),
+        id: shown.id,
+    })
+}
+
+fn is_restorable(backup: &Backup) -> bool {
+    let holds = [BackupType::Database, BackupType::Storage];
+    holds.iter().any(|t| backup.r#type == t.as_str()) && !backup.is_partial && backup.format.is_some()
+}
+
+/// The backups along time, the newest at the right: each a link, larger ones higher.
+fn timeline(backups: &[Backup], now: DateTime<Utc>) -> Html {
+    let (Some(oldest), Some(largest)) = (backups.last(), backups.iter().map(|backup| backup.size).max()) else {
+        return Html::default();
+    };
+    let span = (now - oldest.created_at).num_seconds().max(1);
+    let mut marks = String::new();
+    for backup in backups {
+        let x = 12 + (backup.created_at - oldest.created_at).num_seconds() * 936 / span;
+        let height = 14 + (i128::from(backup.size) * 30 / i128::from(largest.max(1))) as i64;
+        let proof = if backup.verified_at.is_some() { "proved" } else { "taken" };
+        let at = backup.created_at.format("%Y-%m-%d %H:%M UTC");
+        let _ = write!(
+            marks,
+            "<a href=\"/backups/{}/restore\" aria-label=\"{at}, {proof}\"><title>{at}, {proof}</title><rect x=\"{}\" y=\"{}\" width=\"10\" height=\"{height}\" rx=\"3\" class=\"{proof}\"/></a>",
+            backup.id,
+            x - 5,
+            54 - height,
+        );
+    }
+    Html::ours(format!(
+        "<svg class=\"timeline\" viewBox=\"0 0 960 78\" role=\"group\" aria-label=\"Backups along time\"><line x1=\"0\" y1=\"56\" x2=\"960\" y2=\"56\"/>{marks}<text x=\"2\" y=\"74\">{}</text><text x=\"958\" y=\"74\" text-anchor=\"end\">now</text></svg>",
+        oldest.created_at.format("%Y-%m-%d"),
+    ))
+}
+
+/// A table before and after.
+struct Change {
+    table: String,
+    now: String,
+    then: String,
+    kind: &'static str,
+}
+
+/// How what stands now differs from the backup.
+struct Replaced {
+    is_known: bool,
+    tables: usize,
+    changes: Vec<Change>,
+    more: usize,
+}
+
+#[derive(Template)]
+#[template(path = "restore.html")]
+struct ConfirmPage {
+    frame: Frame,
+    back: String,
+    project: String,
+    at: Html,
+    badge: Html,
+    proof: Html,
+    holds: Option<Holds>,
+    replaced: Option<Replaced>,
+    is_whole_database: bool,
+    undo_hours: u32,
+    form: Form,
+    hidden: Vec<(&'static str, String)>,
+}
+
+async fn replaced(api: &Api, visitor: &Visitor, backup: &Backup) -> Result<Option<Replaced>, Problem> {
+    let manifest = backup.manifest();
+    let Some(Content::Database(content)) = manifest.as_ref().map(|manifest| &manifest.body.holds) else {
+        return Ok(None);
+    };
+    let Some(tables) = standing::tables(&api.app, visitor.caller(), &backup.project_id).await? else {
+        return Ok(Some(Replaced { is_known: false, tables: 0, changes: Vec::new(), more: 0 }));
+    };
+    let count = tables.len();
+    let mut both: BTreeMap<String, (Option<Option<i64>>, Option<i64>)> = BTreeMap::new();
+    for table in tables {
+        both.entry(format!("{}.{}", table.schema, table.table)).or_default().0 = Some(table.rows);
+    }
+    for table in &content.tables {
+        let rows = i64::try_from(table.rows).unwrap_or(i64::MAX);
+        both.entry(format!("{}.{}", table.schema, table.table)).or_default().1 = Some(rows);
+    }
+    let change = |(table, (now, then)): (String, (Option<Option<i64>>, Option<i64>))| {
+        let kind = match (now, then) {
+            (None, Some(_)) => "comes back",
+            (Some(_), None) => "goes",
+            (Some(Some(now)), Some(then)) if now == then => "",
+            (_, _) => "differs",
+        };
+        let said =
+            |rows: Option<i64>| rows.map_or_else(|| "?".to_owned(), |rows| format!("about {}", show::count(rows)));
+        Change {
+            table,
+            now: now.map_or_else(|| "—".to_owned(), said),
+            then: then.map_or_else(|| "—".to_owned(), show::count),
+            kind,
+        }
+    };
+    let mut changes: Vec<Change> = both.into_iter().map(change).collect();
+    changes.sort_by_key(|change| change.kind.is_empty());
+    let more = changes.len().saturating_sub(MOST_DIFFERENCES);
+    changes.truncate(MOST_DIFFERENCES);
+    Ok(Some(Replaced { is_known: true, tables: count, changes, more }))
+}
+
+fn confirm_form(backup: &Backup, is_whole_database: bool) -> Form {
+    let mut fields = Vec::new();
+    if is_whole_database {
+        fields.push(Field::text("target", "Name of the new database").hint("Empty: a name is made."));
+    }
+    fields.push(Field::text("confirm", "Type the project's id to go on").required());
+    let mut form = Form::new(format!("/backups/{}/restore", backup.id), "Restore it", fields);
+    form.is_grave = true;
+    form
+}
+
+async fn is_whole(api: &Api, visitor: &Visitor, backup: &Backup) -> Result<bool, Problem> {
+    let named = Named(backup.project_id.clone());
+    let project = project_calls::show(State(api.clone()), visitor.signed.clone(), named).await?.data;
+    Ok(project.schema.is_none() && backup.r#type == BackupType::Database.as_str())
+}
+
+async fn confirm_page(
+    api: &Api,
+    visitor: &Visitor,
+    backup: Backup,
+    form: impl FnOnce(Form) -> Form,
+    status: StatusCode,
+) -> Result<Response, Problem> {
+    let is_whole_database = is_whole(api, visitor, &backup).await?;
+    let manifest = backup.manifest();
+    page_as(
+        status,
+        &ConfirmPage {
+            frame: visitor.frame(Place::Backups, "Restore a backup"),
+            back: format!("/projects/{}/restore", show::in_path(&backup.project_id)),
+            at: show::at(backup.created_at),
+            badge: show::badge(&backup.status),
+            proof: show::when_or_nothing(backup.verified_at, visitor.now),
+            holds: manifest.as_ref().map(|manifest| Holds::of(manifest, visitor)),
+            replaced: if is_whole_database { None } else { replaced(api, visitor, &backup).await? },
+            is_whole_database,
+            undo_hours: api.app.config.restore.undo_hours,
+            form: form(confirm_form(&backup, is_whole_database)),
+            hidden: vec![("attempt", uuid::Uuid::now_v7().to_string())],
+            project: backup.project_id,
+        },
+    )
+}
+
+pub async fn ask(
+    State(api): State<Api>,
+    visitor: Visitor,
+    id: Result<Id<BackupId>, Problem>,
+) -> Result<Response, Problem> {
+    let backup = one(&api, &visitor, id?.0).await?.backup;
+    visitor.signed.require(Permission::Write)?;
+    confirm_page(&api, &visitor, backup, |form| form, StatusCode::OK).await
+}
+
+pub async fn restore(
+    State(api): State<Api>,
+    visitor: Visitor,
+    id: Result<Id<BackupId>, Problem>,
+    typed: Typed,
+) -> Result<Response, Problem> {
+    let backup = one(&api, &visitor, id?.0).await?.backup;
+    let asked = async {
+        if visitor.may_write() && typed.get("confirm") != backup.project_id.trim() {
+            return Err(wrong("confirm", "this is not the project's id"));
+        }
+        let target = typed.given("target").map(|name| serde_json::json!({ "database": name }));
+        let body = serde_json::json!({ "backup_id": backup.id, "confirm": true, "target": target });
+        let body: ask::RestoreBody = serde_json::from_value(body).map_err(|_| Problem::internal())?;
+        // A form that is sent twice makes one job.
+        let key = IdempotencyKey::of(typed.given("attempt").filter(|key| uuid::Uuid::parse_str(key).is_ok()));
+        ask::restore(State(api.clone()), visitor.signed.clone(), key, Ok(Body(body))).await
+    };
+    match asked.await {
+        Ok(accepted) => Ok(go(&job_path(&accepted), "")),
+        // The page looks into the tenant's database, for those who may restore alone.
+        Err(problem) if problem.status.is_server_error() || !visitor.may_write() => Err(problem),
+        Err(problem) => {
+            let status = problem.status;
+            let form = |form: Form| form.typed(&typed).refused(&problem);
+            let mut response = confirm_page(&api, &visitor, backup, form, status).await?;
+            super::problem::carry(&mut response, problem);
+            Ok(response)
+        }
+    }
+}

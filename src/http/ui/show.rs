@@ -1,0 +1,242 @@
+//! Numbers, times and states for people: short on the page, exact on hover.
+
+use std::fmt::{self, Write as _};
+
+use askama::filters::HtmlSafe;
+use chrono::{DateTime, Duration, SecondsFormat, Utc};
+
+use crate::byte_size::ByteSize;
+
+/// Markup that is ours alone: what came from outside was escaped when it was made.
+#[derive(Clone, Debug, Default)]
+pub struct Html(String);
+
+impl fmt::Display for Html {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl HtmlSafe for Html {}
+
+impl Html {
+    /// `markup` holds nothing from outside that was not escaped.
+    pub const fn ours(markup: String) -> Self {
+        Self(markup)
+    }
+}
+
+/// A text from outside, for use inside markup and quoted attributes.
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&#34;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// A name from outside. Apart in its own direction, so that no mark in it turns what stands around.
+pub fn name(text: &str) -> Html {
+    Html(format!("<bdi>{}</bdi>", escape(text)))
+}
+
+/// `1,234,567`
+pub fn count(number: i64) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3 + 1);
+    if number < 0 {
+        text.push('−');
+    }
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 backup`, `2 backups`.
+pub fn counted(number: i64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
+}
+
+/// `1.2 GiB`, with the bytes on hover.
+pub fn size(bytes: i64) -> Html {
+    let shown = ByteSize(bytes.unsigned_abs());
+    Html(format!("<span class=\"num\" title=\"{} bytes\">{shown}</span>", count(bytes)))
+}
+
+/// Nothing, or not known.
+pub fn nothing() -> Html {
+    Html("<span class=\"faint\" aria-label=\"none\">—</span>".to_owned())
+}
+
+/// `5 min ago`, `in 3 h`, or the date when that says more; the instant on hover.
+pub fn when(at: DateTime<Utc>, now: DateTime<Utc>) -> Html {
+    let away = now - at;
+    let text = if away.abs() >= Duration::days(14) {
+        at.format("%Y-%m-%d").to_string()
+    } else if away.abs() < Duration::seconds(10) {
+        "just now".to_owned()
+    } else if away > Duration::zero() {
+        format!("{} ago", rough(away))
+    } else {
+        format!("in {}", rough(-away))
+    };
+    moment(at, &text)
+}
+
+/// `2026-11-21 02:00`, the instant on hover.
+pub fn at(at: DateTime<Utc>) -> Html {
+    moment(at, &at.format("%Y-%m-%d %H:%M").to_string())
+}
+
+fn moment(at: DateTime<Utc>, text: &str) -> Html {
+    Html(format!(
+        "<time datetime=\"{}\" title=\"{} UTC\">{text}</time>",
+        at.to_rfc3339_opts(SecondsFormat::Secs, true),
+        at.format("%Y-%m-%d %H:%M:%S"),
+    ))
+}
+
+pub fn when_or_nothing(at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Html {
+    at.map_or_else(nothing, |at| when(at, now))
+}
+
+/// `45 s`, `12 min`, `26 h`, `9 days`.
+pub fn rough(length: Duration) -> String {
+    let seconds = length.num_seconds().max(0);
+    match seconds {
+        0..=89 => format!("{seconds} s"),
+        90..=5_399 => format!("{} min", (seconds + 30) / 60),
+        5_400..=172_799 => format!("{} h", (seconds + 1_800) / 3_600),
+        _ => format!("{} days", (seconds + 43_200) / 86_400),
+    }
+}
+
+/// How long something took: `0.8 s`, `3 min 20 s`, `2 h 5 min`.
+pub fn lasted(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round();
+    match whole as u64 {
+        _ if seconds < 10.0 => format!("{:.1} s", seconds.max(0.0)),
+        s @ 0..60 => format!("{s} s"),
+        s @ 60..3_600 => format!("{} min {} s", s / 60, s % 60),
+        s => format!("{} h {} min", s / 3_600, s % 3_600 / 60),
+    }
+}
+
+/// How good or bad a word is.
+fn tone(word: &str) -> &'static str {
+    match word {
+        "completed" | "good" | "verified" | "ok" | "ACTIVE" | "enabled" | "done" => "good",
+        "failed" | "damaged" | "stale" | "refused" => "bad",
+        "in_progress" | "pending" | "waiting" | "running" => "live",
+        "differences" | "never" | "late" | "PENDING" | "remains" => "warn",
+        _ => "dull",
+    }
+}
+
+/// A state as a badge. Words of a platform's own are shown as they are.
+pub fn badge(word: &str) -> Html {
+    let mut text = word.replace('_', " ");
+    if word.chars().all(|c| c.is_ascii_uppercase()) {
+        text = text.to_lowercase();
+    }
+    Html(format!("<span class=\"badge {}\">{}</span>", tone(word), escape(&text)))
+}
+
+/// The job's type as a person says it.
+pub fn job_type(word: &str) -> &str {
+    match word {
+        "export_backup" => "Back up",
+        "export_logs" => "Back up logs",
+        "export_storage" => "Back up files",
+        "restore_backup" => "Restore",
+        "undo_restore" => "Undo a restore",
+        "verify_backup" => "Verify",
+        "drop_replaced" => "Tidy up after a restore",
+        "repair_copies" => "Make copies",
+        "delete_backup" => "Delete",
+        "import_backup" => "Import",
+        other => other,
+    }
+}
+
+/// What JSON says, on one line of `name: value` pairs, for details that have no shape of their own.
+pub fn detail(value: &serde_json::Value) -> String {
+    let Some(members) = value.as_object() else { return value.to_string() };
+    let mut text = String::new();
+    for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
+        let separator = if text.is_empty() { "" } else { ", " };
+        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let _ = write!(text, "{separator}{}: {shown}", name.replace('_', " "));
+    }
+    match text.char_indices().nth(600) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// A value in an address' query.
+pub fn in_query(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+/// A text as one segment of a path.
+pub fn in_path(text: &str) -> String {
+    let mut path = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            path.push(char::from(byte));
+        } else {
+            let _ = write!(path, "%{byte:02X}");
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_are_said_as_people_say_them() {
+        for (seconds, said) in [
+            (0, "0 s"),
+            (89, "89 s"),
+            (90, "2 min"),
+            (3_600, "60 min"),
+            (5_400, "2 h"),
+            (26 * 3_600, "26 h"),
+            (9 * 86_400, "9 days"),
+        ] {
+            assert_eq!(rough(Duration::seconds(seconds)), said);
+        }
+        for (seconds, said) in [(0.84, "0.8 s"), (42.0, "42 s"), (200.0, "3 min 20 s"), (7_500.0, "2 h 5 min")] {
+            assert_eq!(lasted(seconds), said);
+        }
+    }
+
+    #[test]
+    fn numbers_have_separators() {
+        for (number, said) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567"), (-1_000, "−1,000")]
+        {
+            assert_eq!(count(number), said);
+        }
+    }
+
+    #[test]
+    fn what_comes_from_outside_is_text() {
+        assert_eq!(name("<b>\"'&").to_string(), "<bdi>&lt;b&gt;&#34;&#39;&amp;</bdi>");
+        assert!(!badge("<img src=x>").to_string().contains("<img"));
+        assert_eq!(in_path("a/b c?ü"), "a%2Fb%20c%3F%C3%BC");
+    }
+}

@@ -1,0 +1,167 @@
+//! Proof that a database holds what was dumped: taken in the snapshot that `pg_dump` uses, taken again after a restore, and compared.
+//!
+//! What always holds: nothing of the tenant's runs as our role. Rows are read by `COPY … TO STDOUT`, which calls the output function of each
+//! column's type and evaluates nothing: no cast, operator, view, generated column or policy (where a policy would hide rows, COPY refuses).
+//! Definitions are read from the catalogs, with names in full (`search_path` is empty), by the functions that `pg_dump` uses itself.
+
+mod compare;
+mod definition;
+mod expression;
+mod rows;
+
+use sqlx::PgConnection;
+
+pub use self::compare::{Difference, told};
+use crate::{
+    manifest::{DatabaseContent, DumpScope, Requirements, SequenceValue, TableRows},
+    postgres::{
+        inspect::{self, Selection},
+        quote::literal,
+    },
+    proof_record::{Proof, ProofLevel, RowsDigest, VERSION},
+};
+
+/// Settings by which the server writes the same value as the same text, whatever its role, database and configuration prefer. Those of
+/// `pg_dump`, and `lc_monetary`, on which the type `money` depends.
+pub const SETTINGS: &str = "SET search_path = ''; SET row_security = off; SET extra_float_digits = 3; SET TimeZone = 'UTC'; \
+    SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET bytea_output = 'hex'; SET lc_monetary = 'C'; \
+    SET quote_all_identifiers = off; SET xmlbinary = 'base64'";
+
+/// What is looked at beside a scope's own objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surroundings {
+    /// What belongs to the database and not to the dump, too: settings of roles in it, publications.
+    Compared,
+    /// For a scratch database, which has none of them.
+    Ignored,
+}
+
+/// Rows and proof of what a dump holds.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    pub tables: Vec<TableRows>,
+    pub proof: Proof,
+}
+
+/// What to take.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub level: ProofLevel,
+    /// Everything that is dumped.
+    pub whole: Selection<'a>,
+    /// The tables whose rows are dumped.
+    pub filled: Selection<'a>,
+    /// Whether it is only a part of the scope, of which no definition is taken.
+    pub is_partial: bool,
+    /// Roles and extensions that the scope needs.
+    pub requirements: &'a Requirements,
+}
+
+/// Takes the proof, on a connection with these [`SETTINGS`], inside the snapshot of its transaction.
+pub async fn take(connection: &mut PgConnection, request: Request<'_>) -> Result<Taken, sqlx::Error> {
+    let encoding: String =
+        sqlx::query_scalar("SELECT pg_catalog.current_setting('server_encoding')").fetch_one(&mut *connection).await?;
+    let disk_bytes = inspect::disk_size(connection, request.whole).await?;
+    let definition = if request.level == ProofLevel::Off || request.is_partial {
+        Vec::new()
+    } else {
+        definition::read(connection, request.whole, request.requirements).await?
+    };
+    let definition_sha256 = (!definition.is_empty()).then(|| definition::digest(&definition));
+    let (tables, rows) = match request.level {
+        ProofLevel::Off => (Vec::new(), Vec::new()),
+        ProofLevel::Counts => (inspect::table_rows(connection, request.filled).await?, Vec::new()),
+        ProofLevel::Full => read_rows(connection, request.filled, &encoding).await?,
+    };
+    let proof = Proof {
+        version: VERSION,
+        level: request.level,
+        encoding,
+        rows,
+        definition_sha256,
+        definition,
+        moved_sequences: Vec::new(),
+        disk_bytes,
+    };
+    Ok(Taken { tables, proof })
+}
+
+async fn read_rows(
+    connection: &mut PgConnection,
+    selection: Selection<'_>,
+    encoding: &str,
+) -> Result<(Vec<TableRows>, Vec<RowsDigest>), sqlx::Error> {
+    let read = rows::read(connection, selection, encoding).await?;
+    Ok(read
+        .into_iter()
+        .map(|table| {
+            let (schema, name) = (table.schema, table.table);
+            let digest = RowsDigest { schema: schema.clone(), table: name.clone(), sha256_sum: table.sum };
+            (TableRows { schema, table: name, rows: table.rows }, digest)
+        })
+        .unzip())
+}
+
+/// What a sequence reads now and read before, where that is not the same: for the end of a dump.
+pub fn moved(before: &[SequenceValue], after: Vec<SequenceValue>) -> Vec<SequenceValue> {
+    after.into_iter().filter(|now| !before.contains(now)).collect()
+}
+
+/// Everything that differs between `scope` as it is now and what a backup says of it; empty: proved. Owners and grants are compared by
+/// [`ownership`](crate::postgres::ownership) alone. Changes nothing but the connection's settings.
+///
+/// # Errors
+/// The database cannot be read: that says nothing about the content.
+pub async fn differences(
+    connection: &mut PgConnection,
+    scope: &DumpScope,
+    content: &DatabaseContent,
+    surroundings: Surroundings,
+) -> Result<Vec<Difference>, sqlx::Error> {
+    sqlx::raw_sql(SETTINGS).execute(&mut *connection).await?;
+    let selection = Selection::from(scope);
+    let known = content.proof.as_ref().filter(|proof| proof.version == VERSION);
+    let level = content.proof.as_ref().map_or(ProofLevel::Counts, |proof| proof.level);
+    let is_full = known.is_some_and(|proof| proof.level == ProofLevel::Full);
+    let (tables, rows) = match known {
+        _ if level == ProofLevel::Off => (Vec::new(), Vec::new()),
+        Some(proof) if is_full => read_rows(connection, selection, &proof.encoding).await?,
+        _ => (inspect::table_rows(connection, selection).await?, Vec::new()),
+    };
+    let definition = match known {
+        Some(proof) if !proof.definition.is_empty() => {
+            definition::read(connection, selection, &content.requirements).await?
+        }
+        _ => Vec::new(),
+    };
+    let found = compare::Found {
+        server_version: inspect::server_version(connection).await?,
+        table_count: inspect::table_count(connection, selection).await?,
+        sequences: inspect::sequences(connection, selection).await?,
+        descending: inspect::descending_sequences(connection, selection).await?,
+        tables,
+        rows,
+        definition,
+    };
+    Ok(compare::compare(content, &found, surroundings))
+}
+
+/// As [`differences`], in words; a database that cannot be read is one of them.
+pub async fn differences_in_words(
+    connection: &mut PgConnection,
+    scope: &DumpScope,
+    content: &DatabaseContent,
+    surroundings: Surroundings,
+) -> Vec<String> {
+    match differences(connection, scope, content, surroundings).await {
+        Ok(differences) => told(&differences),
+        Err(error) => vec![format!("what was restored could not be compared: {error}")],
+    }
+}
+
+/// A `COPY` that reads these columns of a table, by output functions alone.
+fn copy_statement(table: &str, columns: &[String], encoding: &str) -> String {
+    // Without any column the list cannot be written, and is not needed.
+    let list = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+    format!("COPY {table}{list} TO STDOUT (ENCODING {})", literal(encoding))
+}

@@ -1,0 +1,8 @@
+//! Proof: taken with the dump, compared after a restore; nothing of a tenant's runs meanwhile.
+
+mod corpora;
+mod differences;
+mod hostile;
+mod levels;
+mod scene;
+mod trials;
