@@ -6,7 +6,7 @@ use crate::notice::{NoticeEvent, is_email_address};
 
 super::section! {
     /// Notices: what is told of backups, to whom, and for how long it is tried. Channels of projects, organisations and the platform are kept
-    /// in the control plane (`holdfast channel`); e-mail needs [smtp].
+    /// in the control plane (`holdfast channel`); e-mail needs `[smtp]`.
     NotifyConfig, "notify" {
         /// E-mail addresses of those who run the platform. They hear of every project. Default: none.
         operators: Vec<String> = Vec::new();

@@ -1,4 +1,4 @@
-//! Whether a copy is the backup that the history names: its record, the sealed manifest beside it, and (by [`copies`](super::copies)) all its
+//! Whether a copy is the backup that the history names: its record, the sealed manifest beside it, and (by `copies`) all its
 //! bytes are compared with each other before anybody reads one as content.
 //!
 //! What always holds: nothing is read from a copy on the word of the control plane alone, nor on that of the storage alone. Who can write into
