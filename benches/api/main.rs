@@ -8,6 +8,8 @@
 //!   in the history for each backup.
 //! - `HOLDFAST_BENCH_RATE`, `HOLDFAST_BENCH_SECONDS`: requests a second, and for how long each kind of request is sent; default 200 and 30.
 //! - `HOLDFAST_BENCH_ONLY`: leave out requests whose name does not have this in it. The baseline always runs.
+//! - `HOLDFAST_BENCH_DATABASE_URL`: a database to use, and to leave as it is at the end, in place of a cluster of its own. Rows are made only
+//!   where there are no projects yet.
 //! - `TMPDIR`: where the cluster goes; about 1 GB is needed there.
 
 mod load;
@@ -57,17 +59,22 @@ async fn bench() -> Result<()> {
     // PostgreSQL's unprivileged user must be able to pass through.
     let passable = std::fs::Permissions::from_mode(0o711);
     let directory = tempfile::Builder::new().prefix("holdfast-bench-").permissions(passable).tempdir()?;
-    let tools = Tools::discover(&ToolsConfig::default()).await;
-    let cluster = EmbeddedCluster::open(&directory.path().join("server"), &tools).await?;
-    let mut maintenance = cluster.connect_info("postgres").connect().await?;
-    maintenance.execute("CREATE DATABASE holdfast_bench").await?;
-    maintenance.close().await?;
-
-    let mut info = cluster.connect_info("holdfast_bench");
-    info.host = "127.0.0.1".to_owned();
+    let (cluster, info) = match std::env::var("HOLDFAST_BENCH_DATABASE_URL") {
+        Ok(url) => (None, url.parse().context("cannot read HOLDFAST_BENCH_DATABASE_URL")?),
+        Err(_) => {
+            let tools = Tools::discover(&ToolsConfig::default()).await;
+            let cluster = EmbeddedCluster::open(&directory.path().join("server"), &tools).await?;
+            let mut maintenance = cluster.connect_info("postgres").connect().await?;
+            maintenance.execute("CREATE DATABASE holdfast_bench").await?;
+            maintenance.close().await?;
+            let mut info = cluster.connect_info("holdfast_bench");
+            info.host = "127.0.0.1".to_owned();
+            (Some(cluster), info)
+        }
+    };
     let pool = db::connect(&info, &DatabaseConfig::default()).await?;
     db::migrate(&pool).await?;
-    eprintln!("making {} projects, {} backups, {} jobs …", sizes.projects, sizes.backups, sizes.jobs);
+    eprintln!("{} projects, {} backups, {} jobs …", sizes.projects, sizes.backups, sizes.jobs);
     let known = rows::make(&pool, sizes).await?;
     pool.close().await;
 
@@ -79,16 +86,31 @@ async fn bench() -> Result<()> {
         sizes.projects, sizes.backups, sizes.jobs
     );
     println!("{rate} requests a second for {} s each, load {}\n", lasts.as_secs(), system_load());
-    let mut measured = Vec::new();
+    println!("| request | answers | p50 | p99 | slowest | p50 × `/readyz` | p99 × |\n|---|--:|--:|--:|--:|--:|--:|");
+    let (mut floor, mut failures) = (None, Vec::new());
     for kind in Kind::ALL.into_iter().filter(|kind| kind.is_baseline() || kind.name().contains(&only)) {
         eprintln!("{} (load {}) …", kind.name(), system_load());
         let maker = requests::Maker::new(&serving, kind, &known, sizes)?;
-        measured.push((kind, load::run(&maker, rate.min(kind.most_a_second()), lasts).await?));
+        match load::run(&maker, rate.min(kind.most_a_second()), lasts).await {
+            Ok(measured) => {
+                line(kind, &measured, floor.as_ref());
+                if kind == Kind::Ready {
+                    floor = Some(measured);
+                }
+            }
+            Err(error) => {
+                println!("| {} | failed | | | | | |", kind.name());
+                failures.push(format!("{}: {error:#}", kind.name()));
+            }
+        }
     }
-    table(&measured);
     println!("\nload at the end: {}", system_load());
     serving.stop()?;
-    Ok(cluster.close().await?)
+    if let Some(cluster) = cluster {
+        cluster.close().await?;
+    }
+    anyhow::ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
 }
 
 /// The system's load of the last minute.
@@ -97,24 +119,21 @@ fn system_load() -> String {
     text.split_whitespace().next().unwrap_or("unknown").to_owned()
 }
 
-fn table(measured: &[(Kind, Measured)]) {
-    let baseline = measured.iter().find(|(kind, _)| *kind == Kind::Ready).map(|(_, measured)| measured);
-    println!("| request | answers | p50 | p99 | slowest | p50 × `/readyz` | p99 × |\n|---|--:|--:|--:|--:|--:|--:|");
+/// One line of the table, compared with the smallest question to the database.
+fn line(kind: Kind, of: &Measured, floor: Option<&Measured>) {
     let milliseconds = |duration: Duration| format!("{:.1} ms", duration.as_secs_f64() * 1e3);
-    for (kind, of) in measured {
-        let ratio = |quantile: f64| {
-            let floor = baseline.map_or(f64::NAN, |baseline| baseline.quantile(quantile).as_secs_f64());
-            of.quantile(quantile).as_secs_f64() / floor
-        };
-        println!(
-            "| {} | {} | {} | {} | {} | {:.1} | {:.1} |",
-            kind.name(),
-            of.answers(),
-            milliseconds(of.quantile(0.5)),
-            milliseconds(of.quantile(0.99)),
-            milliseconds(of.quantile(1.0)),
-            ratio(0.5),
-            ratio(0.99),
-        );
-    }
+    let ratio = |quantile: f64| {
+        let floor = floor.unwrap_or(of).quantile(quantile);
+        of.quantile(quantile).as_secs_f64() / floor.as_secs_f64()
+    };
+    println!(
+        "| {} | {} | {} | {} | {} | {:.1} | {:.1} |",
+        kind.name(),
+        of.answers(),
+        milliseconds(of.quantile(0.5)),
+        milliseconds(of.quantile(0.99)),
+        milliseconds(of.quantile(1.0)),
+        ratio(0.5),
+        ratio(0.99),
+    );
 }

@@ -44,8 +44,8 @@ pub enum Kind {
 
 impl Kind {
     pub const ALL: [Self; 19] = [
-        Self::Health,
         Self::Ready,
+        Self::Health,
         Self::List,
         Self::FirstPage,
         Self::LastPage,

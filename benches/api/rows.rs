@@ -22,6 +22,25 @@ pub struct Known {
 }
 
 pub async fn make(pool: &PgPool, sizes: Sizes) -> Result<Known> {
+    let is_there: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM control_plane.projects)").fetch_one(pool).await?;
+    if !is_there {
+        fill(pool, sizes).await?;
+    }
+    let backups = sqlx::query_as("SELECT id, project_id FROM control_plane.backups TABLESAMPLE SYSTEM (2) LIMIT 5000")
+        .fetch_all(pool)
+        .await?;
+    let (micros, id): (i64, Uuid) = sqlx::query_as(
+        "SELECT (extract(epoch FROM created_at) * 1000000)::bigint, id FROM control_plane.backups ORDER BY created_at, id OFFSET 50 LIMIT 1",
+    )
+    .fetch_one(pool)
+    .await?;
+    let version: String = sqlx::query_scalar("SHOW server_version_num").fetch_one(pool).await?;
+    let last_page = BASE64_URL_SAFE_NO_PAD.encode([&micros.to_be_bytes()[..], id.as_bytes()].concat());
+    Ok(Known { backups, last_page, server_version: version.parse()? })
+}
+
+async fn fill(pool: &PgPool, sizes: Sizes) -> Result<()> {
     let Sizes { projects, backups, jobs } = sizes;
     for sql in [
         "INSERT INTO control_plane.organizations (id, name) SELECT 'o' || n, 'o' || n FROM generate_series(0, 9) AS n".to_owned(),
@@ -52,15 +71,5 @@ pub async fn make(pool: &PgPool, sizes: Sizes) -> Result<Known> {
     ] {
         pool.execute(AssertSqlSafe(sql)).await?;
     }
-    let backups = sqlx::query_as("SELECT id, project_id FROM control_plane.backups TABLESAMPLE SYSTEM (2) LIMIT 5000")
-        .fetch_all(pool)
-        .await?;
-    let (micros, id): (i64, Uuid) = sqlx::query_as(
-        "SELECT (extract(epoch FROM created_at) * 1000000)::bigint, id FROM control_plane.backups ORDER BY created_at, id OFFSET 50 LIMIT 1",
-    )
-    .fetch_one(pool)
-    .await?;
-    let version: String = sqlx::query_scalar("SHOW server_version_num").fetch_one(pool).await?;
-    let last_page = BASE64_URL_SAFE_NO_PAD.encode([&micros.to_be_bytes()[..], id.as_bytes()].concat());
-    Ok(Known { backups, last_page, server_version: version.parse()? })
+    Ok(())
 }

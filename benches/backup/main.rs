@@ -7,7 +7,7 @@
 //! - `HOLDFAST_BENCH_SIZE`: table data, default `500 MB`.
 //! - `HOLDFAST_BENCH_RUNS`: rounds, default 3.
 //! - `HOLDFAST_BENCH_ONLY`: leave out contenders whose name does not have this in it. The floor always runs.
-//! - `HOLDFAST_BENCH_EXTRA=no`: leave out the memory at twice the size, the uploads and the restores.
+//! - `HOLDFAST_BENCH_EXTRA=no`: leave out the memory at twice the size, the uploads and the restores; `uploads`: only uploads, and the floor.
 //! - `HOLDFAST_BENCH_DATABASE_URL`: a server to use in place of the own one; the role must be a superuser, and the databases
 //!   `holdfast_bench` and `holdfast_bench_restore` are made there and dropped.
 //! - `HOLDFAST_BENCH_TRANSPORT=socket`: reach the own server through its Unix socket and not through TCP, for all contenders.
@@ -22,6 +22,7 @@ mod report;
 #[path = "../../tests/support/s3_server.rs"]
 mod s3_server;
 mod server;
+mod slow_line;
 #[path = "../../tests/support/telegram_stand_in/mod.rs"]
 mod telegram_stand_in;
 mod tenant;
@@ -47,6 +48,9 @@ fn main() -> Result<()> {
     }
     if arguments.iter().any(|argument| argument == uploads::SLOW_S3_ARGUMENT) {
         return runtime()?.block_on(uploads::slow_s3_main());
+    }
+    if arguments.iter().any(|argument| argument == uploads::LINE_ARGUMENT) {
+        return runtime()?.block_on(uploads::line_main());
     }
     if arguments.iter().any(|argument| argument == uploads::TELEGRAM_ARGUMENT) {
         return runtime()?.block_on(uploads::telegram_main());
@@ -75,13 +79,13 @@ async fn bench() -> Result<()> {
     let size: ByteSize = variable("HOLDFAST_BENCH_SIZE", "500 MB")?;
     let runs: usize = variable("HOLDFAST_BENCH_RUNS", "3")?;
     let only: String = variable("HOLDFAST_BENCH_ONLY", "")?;
-    let extra = variable::<String>("HOLDFAST_BENCH_EXTRA", "yes")? != "no";
+    let extra: String = variable("HOLDFAST_BENCH_EXTRA", "yes")?;
 
     // PostgreSQL's unprivileged user must be able to pass through.
     let passable = std::fs::Permissions::from_mode(0o711);
     let directory = tempfile::Builder::new().prefix("holdfast-bench-").permissions(passable).tempdir()?;
     let server = Server::open(directory.path()).await?;
-    let result = measure(&server, directory.path(), size, runs.max(1), &only, extra).await;
+    let result = measure(&server, directory.path(), size, runs.max(1), &only, &extra).await;
     server.close().await?;
     result
 }
@@ -92,7 +96,7 @@ async fn measure(
     size: ByteSize,
     runs: usize,
     only: &str,
-    extra: bool,
+    extra: &str,
 ) -> Result<()> {
     eprintln!("making a tenant of about {} …", report::megabytes(size.0));
     let data_bytes = tenant::make(server, size).await?;
@@ -102,6 +106,11 @@ async fn measure(
         Contender::all().into_iter().filter(|c| *c == Contender::Floor || c.to_string().contains(only)).collect();
     eprintln!("warming up …");
     Contender::Floor.run(server, tenant::SCHEMA, directory)?;
+    if extra == "uploads" {
+        report::uploads(&uploads::measure(server, directory, runs).await?);
+        report::foot();
+        return Ok(());
+    }
 
     let mut rounds: Vec<Vec<Run>> = Vec::new();
     for round in 1..=runs {
@@ -110,7 +119,7 @@ async fn measure(
     }
     report::table(&contenders, &rounds);
 
-    if extra {
+    if extra == "yes" {
         eprintln!("memory at twice the size …");
         let twice_bytes = tenant::make_twice(server).await?;
         let mut lines = Vec::new();

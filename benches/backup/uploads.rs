@@ -1,5 +1,5 @@
 //! Uploads: Holdfast to an S3 server and to a stand-in of Telegram's Bot API, both on loopback and in processes of their own, beside the S3
-//! command-line client that uploads a finished file.
+//! command-line client that uploads a finished file. Then with a database, and with a storage, that is slower than the processors.
 
 use std::{
     fs,
@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use holdfast::artifact::{Compression, Encryption};
+use holdfast::{
+    artifact::{Compression, Encryption},
+    postgres::connect::ConnectInfo,
+};
 
 use crate::{
     contender::{self, Contender},
@@ -19,16 +22,18 @@ use crate::{
     process::{Usage, pipeline},
     s3_server,
     server::Server,
+    slow_line,
     telegram_stand_in::StandIn,
     tenant,
 };
 
 pub const S3_ARGUMENT: &str = "--s3-server";
 pub const SLOW_S3_ARGUMENT: &str = "--slow-s3-server";
+pub const LINE_ARGUMENT: &str = "--slow-line";
 pub const TELEGRAM_ARGUMENT: &str = "--telegram-stand-in";
 
 /// What the slow S3 server takes in a second, of each request: less than the database gives.
-const SLOW_BYTES_PER_SECOND: u64 = 40_000_000;
+const SLOW_BYTES_PER_SECOND: u64 = 10_000_000;
 
 /// One line of the table: each round's wall time, and the largest memory of all rounds.
 pub struct Line {
@@ -44,6 +49,7 @@ pub struct Line {
 
 const FLOOR: &str = "`pg_dump -Fp > /dev/null`";
 const BESIDE: &str = "the floor beside `aws s3 cp`";
+const LINE: &str = "`pg_dump -Fp > /dev/null` over a slow line";
 const SLOW: &str = "`aws s3 cp`, 1 part at a time, to a slow server";
 
 /// Runs everything `rounds` times, in turns. Without the S3 client its line is missing.
@@ -51,6 +57,9 @@ pub async fn measure(server: &Server, directory: &Path, rounds: usize) -> Result
     let s3 = Service::start(S3_ARGUMENT)?;
     let slow = Service::start(SLOW_S3_ARGUMENT)?;
     let telegram = Service::start(TELEGRAM_ARGUMENT)?;
+    let near = server.info();
+    let line = Service::start_with(LINE_ARGUMENT, &[&near.host, &near.port.to_string()])?;
+    let line_port: u16 = line.said[0].parse()?;
     let s3_place = |at: &Service, parts_in_flight| Place::S3 { endpoint: at.said[0].clone(), parts_in_flight };
     let [base_url, token, chat_id] = &telegram.said[..] else {
         anyhow::bail!("the stand-in says something unexpected")
@@ -109,6 +118,22 @@ pub async fn measure(server: &Server, directory: &Path, rounds: usize) -> Result
             let (wall, usage, _) = holdfast_process::run(&order)?;
             add(name, bound, wall, usage, Some(in_flight));
         }
+        let mut over_the_line = server.pg_dump(tenant::SCHEMA, "plain");
+        over_the_line.env("PGHOST", "127.0.0.1").env("PGPORT", line_port.to_string());
+        let (wall, usages) = pipeline(vec![over_the_line], None, None)?;
+        add(LINE, LINE, wall, usages.first().copied().unwrap_or_default(), None);
+        order.url =
+            holdfast_process::url(&ConnectInfo { host: "127.0.0.1".to_owned(), port: line_port, ..near.clone() });
+        for (name, place, in_flight) in [
+            ("Holdfast over that line to S3, 1 part in flight", s3_place(&s3, 1), part),
+            ("Holdfast over that line to S3, 4 parts in flight", s3_place(&s3, 4), 4 * part),
+            ("Holdfast over that line to the stand-in of Telegram", chat.clone(), 19 << 20),
+        ] {
+            order.place = place;
+            order.name = format!("backup-{round}-{}", name.replace([' ', ','], "-"));
+            let (wall, usage, _) = holdfast_process::run(&order)?;
+            add(name, LINE, wall, usage, Some(in_flight));
+        }
     }
     Ok(lines)
 }
@@ -139,8 +164,13 @@ struct Service {
 
 impl Service {
     fn start(argument: &str) -> Result<Self> {
+        Self::start_with(argument, &[])
+    }
+
+    fn start_with(argument: &str, more: &[&str]) -> Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
             .arg(argument)
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -174,6 +204,14 @@ pub async fn slow_s3_main() -> Result<()> {
     let proxy = FaultyProxy::start(upstream).await;
     proxy.inject(Fault::Slow { bytes_per_second: SLOW_BYTES_PER_SECOND }, |_| true, usize::MAX);
     println!("{}", proxy.url().as_str().trim_end_matches('/'));
+    until_told().await
+}
+
+/// The process of a slow line to the server whose host and port follow the argument.
+pub async fn line_main() -> Result<()> {
+    let mut given = std::env::args().skip_while(|argument| argument != LINE_ARGUMENT).skip(1);
+    let (host, port) = (given.next().context("no host")?, given.next().context("no port")?.parse()?);
+    println!("{}", slow_line::open(&host, port).await?);
     until_told().await
 }
 
