@@ -33,33 +33,74 @@
     hasEnded = false;
     if (away) away.hidden = true;
   });
+  // Pages without live parts look now and then whether the server is there.
+  const look = async () => {
+    if (document.hidden) return;
+    try {
+      await fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(5000) });
+      if (away && away.dataset.looked) {
+        away.hidden = true;
+        delete away.dataset.looked;
+      }
+    } catch {
+      tell("The server cannot be reached. Trying again…");
+      if (away) away.dataset.looked = "1";
+    }
+  };
+  if (!document.getElementById("live")) setInterval(look, 5000);
   // Hidden tabs ask for nothing, nor does nobody; the log stays where one reads it.
   document.addEventListener("htmx:beforeRequest", (event) => {
     if ((document.hidden || hasEnded) && event.detail.elt.id === "live") event.preventDefault();
   });
   let scroll = null;
+  let open = [];
+  let focused = null;
   document.addEventListener("htmx:beforeSwap", () => {
     const log = document.querySelector(".log");
     scroll = log && log.scrollTop + log.clientHeight < log.scrollHeight - 8 ? log.scrollTop : null;
+    open = [...document.querySelectorAll("details[open][id]")].map((details) => details.id);
+    const at = document.activeElement;
+    focused = at && at !== document.body && at.closest("main") ? at.id || at.getAttribute("href") : null;
   });
   const toEnd = () => {
     const log = document.querySelector(".log");
     if (log) log.scrollTop = scroll === null ? log.scrollHeight : scroll;
   };
-  document.addEventListener("htmx:afterSwap", toEnd);
+  document.addEventListener("htmx:afterSwap", () => {
+    toEnd();
+    for (const id of open) document.getElementById(id)?.setAttribute("open", "");
+    // Whoever walks by keys stays where they are.
+    if (focused && document.activeElement === document.body) {
+      const name = CSS.escape(focused);
+      document.querySelector(`main #${name}, main [href="${name}"]`)?.focus({ preventScroll: true });
+    }
+  });
   toEnd();
 
-  // A form is sent once, and what is grave is asked for.
+  // A form is sent once, to a server that is there: what was typed is not lost to one that is gone. What is grave is asked for.
   document.addEventListener("submit", (event) => {
     const form = event.target;
-    const question = form.dataset.ask;
-    if (question && !window.confirm(question)) {
-      event.preventDefault();
+    if (form.method !== "post") return;
+    if (form.dataset.sure) {
+      delete form.dataset.sure;
+      for (const button of form.querySelectorAll("button")) setTimeout(() => (button.disabled = true), 0);
       return;
     }
-    if (form.method === "post") {
-      for (const button of form.querySelectorAll("button")) setTimeout(() => (button.disabled = true), 0);
-    }
+    event.preventDefault();
+    if (form.dataset.asking) return;
+    const question = form.dataset.ask;
+    if (question && !window.confirm(question)) return;
+    form.dataset.asking = "1";
+    fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(5000) })
+      .then(() => {
+        form.dataset.sure = "1";
+        form.requestSubmit(event.submitter);
+      })
+      .catch(() => {
+        tell("The server cannot be reached: nothing was sent, and nothing is lost.");
+        if (away) away.dataset.looked = "1";
+      })
+      .finally(() => delete form.dataset.asking);
   });
   // Back to a page that was kept: its buttons work again.
   window.addEventListener("pageshow", () => {

@@ -173,6 +173,17 @@ impl Encoding {
         };
         [format, compression, encryption].into_iter().flatten().collect::<Vec<_>>().join(".")
     }
+
+    /// What an artifact of this name is called when it is decoded: without the extensions of what is undone.
+    pub fn decoded_name(&self, name: &str) -> String {
+        let plain = Self { compression: Compression::None, encryption: Encryption::None, ..*self };
+        match name.strip_suffix(&format!(".{}", self.extension())) {
+            None => format!("{name}.plain"),
+            // No dump, but a file that has its own extension.
+            Some(stem) if plain.extension().is_empty() => stem.to_owned(),
+            Some(stem) => format!("{stem}.{}", plain.extension()),
+        }
+    }
 }
 
 /// The final storage key of an artifact: `/`-separated components, none of them empty, `.` or `..`, no control

@@ -45,6 +45,16 @@ pub struct Zone(TimeZone);
 impl Zone {
     pub const UTC: Self = Self(TimeZone::UTC);
 
+    /// The names that people write, sorted.
+    pub fn names() -> Vec<String> {
+        let names = jiff::tz::db().available().map(|name| name.as_str().to_owned());
+        let is_copy = |name: &str| name.starts_with("posix/") || name.starts_with("right/");
+        let is_written = |name: &String| name == "UTC" || (name.contains('/') && !is_copy(name));
+        let mut names: Vec<String> = names.filter(is_written).collect();
+        names.sort();
+        names
+    }
+
     pub fn name(&self) -> &str {
         self.0.iana_name().unwrap_or("UTC")
     }

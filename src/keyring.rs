@@ -84,13 +84,14 @@ impl Keyring {
         make_data_dir(&config.data_dir)?;
         let files = KeyFiles::of(config);
         let (identities, recipients) = Self::encryption(config, &files, clock)?;
+        let is_new = config.secrets.key_file.is_none() && !files.secrets.exists();
         if config.secrets.key_file.is_none() {
             make_missing(&files.secrets, keys::generate_secret_file)?;
         }
         let secrets = SecretsKey::load(&files.secrets)?;
         if config.seal.key_file.is_none() {
             let seed = || secrets.derive("seal of manifests");
-            make_missing(&files.seal, |path| keys::generate_seal_file(path, seed(), clock).map(|_| ()))?;
+            make_missing(&files.seal, |path| keys::generate_seal_file(path, seed(), clock, is_new).map(|_| ()))?;
         }
         let seals = load_seals(config, &files.seal)?;
         Ok(Self { identities, recipients, jwt_secret: jwt_secret(config)?, secrets, seals })

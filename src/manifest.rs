@@ -248,6 +248,16 @@ impl DatabaseContent {
         let is_counted = self.proof.as_ref().is_none_or(|proof| proof.level != ProofLevel::Off);
         is_counted.then_some(self.row_count)
     }
+
+    /// What a person should know before relying on the dump.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.requirements.warnings();
+        let is_proved = |proof: &&Proof| proof.level != ProofLevel::Off && self.partial.is_none();
+        if self.proof.as_ref().filter(is_proved).is_some_and(|proof| proof.definition_sha256.is_none()) {
+            warnings.push("its definitions are too many to be recorded: a restore will not compare them".to_owned());
+        }
+        warnings
+    }
 }
 
 /// What a partial backup holds of its scope. Names are as the catalog had them; a partitioned table's partitions are listed with it.

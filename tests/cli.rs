@@ -2,6 +2,7 @@
 
 mod cases;
 mod keeping;
+mod proved;
 
 use crate::support;
 
@@ -13,8 +14,10 @@ use std::{
 };
 
 use cases::CASES;
+use clap::CommandFactory as _;
 use holdfast::{
     auth::jwt::Verifier,
+    cli::Cli,
     clock::Clock,
     config::{AuthConfig, Secret},
     postgres::{connect::ConnectInfo, quote, rights},
@@ -115,52 +118,23 @@ fn every_case_ends_as_documented_and_repeats_no_secret() {
 
 #[test]
 fn every_command_helps_with_an_example() {
+    fn leaves(command: &clap::Command, path: &[&str]) -> Vec<Vec<String>> {
+        let subs: Vec<_> = command.get_subcommands().filter(|sub| sub.get_name() != "help").collect();
+        let below = |sub: &clap::Command| leaves(sub, &[path, &[sub.get_name()]].concat());
+        match subs.is_empty() {
+            true => vec![path.iter().map(|&word| word.to_owned()).collect()],
+            false => subs.into_iter().flat_map(below).collect(),
+        }
+    }
     let holdfast = Holdfast::new();
-    for command in [
-        "serve",
-        "worker",
-        "demo",
-        "migrate",
-        "doctor",
-        "project add",
-        "project list",
-        "project discover",
-        "backup",
-        "restore",
-        "verify",
-        "undo",
-        "list",
-        "show",
-        "download",
-        "delete",
-        "pin",
-        "import",
-        "storage list",
-        "storage test",
-        "storage sweep",
-        "catalog rebuild",
-        "job list",
-        "job show",
-        "job cancel",
-        "job logs",
-        "audit list",
-        "audit verify",
-        "audit restart",
-        "token issue",
-        "key generate",
-        "key recovery-sheet",
-        "key seal",
-        "key rotate-seal",
-        "grants",
-    ] {
-        let mut arguments: Vec<&str> = command.split(' ').collect();
+    let all = leaves(&Cli::command(), &[]);
+    assert!(all.len() > 50 && all.contains(&vec!["notify".to_owned(), "test".to_owned()]), "{all:?}");
+    for command in all {
+        let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
         arguments.push("--help");
         let help = holdfast.run(&arguments).expect(0).stdout;
         let examples = help.split_once("Example").map(|(_, examples)| examples).unwrap_or_default();
-        assert!(
-            examples.contains(&format!("holdfast {command}")) || examples.contains(&format!(" {command}")),
-            "{help}"
-        );
+        assert!(examples.contains(&format!("holdfast {}", command.join(" "))), "{help}");
     }
 }
 

@@ -1,6 +1,10 @@
 //! Dumps that are made to do harm: whatever is in one, nothing outside the tenant's new schema changes, and the restore fails, or succeeds
 //! where it was harmless. The steps of the one transaction are of no use to a dump.
 
+mod altered;
+mod clients;
+mod left_behind;
+
 use std::path::Path;
 
 use holdfast::{

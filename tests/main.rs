@@ -52,6 +52,7 @@ mod single;
 mod storage_contract;
 mod storage_faults;
 mod support;
+mod swagger;
 mod swap;
 mod telegram;
 mod telegram_jobs;

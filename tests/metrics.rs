@@ -234,6 +234,10 @@ async fn what_waits_is_lost_or_needs_attention_is_counted_and_a_platforms_own_jo
             ('export_logs', 'failed', now() - interval '25 hours'), ('send_newsletter', 'failed', now())",
         "INSERT INTO control_plane.workers (name, version, seen_at) VALUES ('a', '1', now()), ('b', '1', now() - interval '2 minutes')",
         "INSERT INTO control_plane.projects (id, status) VALUES ('left', 'SUSPENDED')",
+        "INSERT INTO control_plane.stale_projects (project_id, raised_at, allowed_seconds) VALUES ('acme', now(), 93600)",
+        "INSERT INTO control_plane.notices (event, channel, recipient, status, created_at)
+            VALUES ('stale', 'email', 'a@b.example', 'pending', '2026-11-21T11:00:00Z'),
+            ('stale', 'email', 'b@b.example', 'failed', '2026-11-20T11:00:00Z'), ('stale', 'email', 'c@b.example', 'sent', now())",
     ] {
         sqlx::query(sql).execute(api.pool()).await.unwrap();
     }
@@ -269,7 +273,10 @@ async fn what_waits_is_lost_or_needs_attention_is_counted_and_a_platforms_own_jo
     assert_eq!((seen.get("holdfast_jobs_lapsed"), seen.get("holdfast_workers_alive")), (1.0, 1.0));
     assert_eq!((seen.get("holdfast_backups_damaged"), seen.get("holdfast_backup_copies_missing")), (1.0, 1.0));
     assert_eq!((seen.get("holdfast_backups_expiring"), seen.get("holdfast_deletions_waiting")), (1.0, 1.0));
-    assert_eq!(seen.get("holdfast_projects_active"), 2.0);
+    assert_eq!((seen.get("holdfast_projects_active"), seen.get("holdfast_projects_stale")), (2.0, 1.0));
+    let notices = |state| seen.get(&format!("holdfast_notices{{state=\"{state}\"}}"));
+    assert_eq!((notices("pending"), notices("failed")), (1.0, 1.0));
+    assert_eq!(seen.get("holdfast_notices_oldest_seconds"), 3_600.0);
     let success = |project| {
         seen.get(&format!("holdfast_project_last_success_timestamp_seconds{{project=\"{project}\",type=\"database\"}}"))
     };

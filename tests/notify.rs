@@ -5,9 +5,13 @@ mod events;
 mod mail;
 mod outbox;
 mod program;
-mod receiver;
-mod smtp;
+pub mod receiver;
+pub mod smtp;
+mod turns;
+mod upkeep;
 mod webhooks;
+
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use holdfast::{
@@ -19,10 +23,9 @@ use holdfast::{
     manage::channels::{self, NewChannel},
     notice::Notice,
     notify::Senders,
-    tell::{self, Round, Told},
+    tell::{self, Postman, Round, Told},
 };
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::support::app::{TestApp, caller};
@@ -35,7 +38,6 @@ fn at(text: &str) -> DateTime<Utc> {
 struct Scene {
     test: TestApp,
     clock: Clock,
-    senders: Senders,
 }
 
 impl Scene {
@@ -45,8 +47,7 @@ impl Scene {
         let clock = Clock::fixed(at("2026-11-21T04:00:00Z"));
         test.app.clock = clock.clone();
         test.add_schema_project("acme", "tenant_acme").await;
-        let senders = Senders::new(&test.app.config).unwrap();
-        Self { test, clock, senders }
+        Self { test, clock }
     }
 
     /// Adds an operator's channel that hears of everything.
@@ -69,9 +70,20 @@ impl Scene {
     }
 
     async fn tell(&self, event: NoticeEvent, occurrence: &str, asked_for: Option<&str>, notice: Notice) -> usize {
+        self.tell_of("acme", event, occurrence, asked_for, notice).await
+    }
+
+    async fn tell_of(
+        &self,
+        project: &str,
+        event: NoticeEvent,
+        occurrence: &str,
+        asked_for: Option<&str>,
+        notice: Notice,
+    ) -> usize {
         let mut transaction = db::begin(&self.test.app.pool).await.unwrap();
         let told =
-            Told { event, occurrence, project_id: Some("acme"), backup_id: None, job_id: None, asked_for, notice };
+            Told { event, occurrence, project_id: Some(project), backup_id: None, job_id: None, asked_for, notice };
         let written = tell::tell(&mut transaction, &self.test.app, &told).await.unwrap();
         transaction.commit().await.unwrap();
         written
@@ -79,7 +91,16 @@ impl Scene {
 
     /// One round of one process.
     async fn send(&self) -> Round {
-        tell::send_due(&self.test.app, &self.senders, &CancellationToken::new()).await.unwrap()
+        let senders = Senders::new(&self.test.app.config).unwrap();
+        let mut postman = Postman::new(&self.test.app, senders);
+        let mut round = Round::default();
+        loop {
+            round += postman.begin(true).await.unwrap();
+            match postman.ended().await {
+                Some(ended) => round += ended,
+                None => return round,
+            }
+        }
     }
 
     /// Every notice, oldest first.
@@ -91,6 +112,15 @@ impl Scene {
 
     fn advance(&self, seconds: i64) {
         self.clock.advance(chrono::Duration::seconds(seconds));
+    }
+}
+
+/// Asks until it is so, for at most 30 seconds.
+async fn within(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

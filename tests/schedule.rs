@@ -1,5 +1,6 @@
 //! Schedules: what an expression means, who is covered, and that every slot runs once whatever the processes' number and timing.
 
+mod by_the_clock;
 mod calls;
 mod clockwork;
 mod expressions;

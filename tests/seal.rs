@@ -9,15 +9,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{body::Body, http::Request};
 use bytes::Bytes;
 use holdfast::{
-    artifact::Fingerprint,
+    artifact::{Fingerprint, Sha256Digest},
     auth::jwt::{self, Claims, Verifier},
     byte_size::ByteSize,
     clock::Clock,
-    config::{ChatId, Secret, StorageConfig, TelegramStorageConfig, Unsealed},
+    config::{ChatId, Config, Secret, StorageConfig, TelegramStorageConfig, Unsealed},
     history::{self, Backup},
     http,
     ids::{BackupId, LeaseToken},
     jobs::request::{self, Depth, ExportLogs, VerifyRequest},
+    keyring::Keyring,
     pipeline,
     storage::{Locator, memory::MemoryStorage, put_whole},
     tenant::{Permission, Role},
@@ -419,8 +420,10 @@ async fn files_are_not_restored_and_logs_not_handed_out_from_what_is_not_theirs(
 async fn what_was_made_before_there_were_seals_is_restored_as_long_as_that_is_wanted() {
     let mut scene = Scene::new().await;
     let name = manifest_key(&scene.newer);
-    let stored = scene.stored(&name);
-    scene.put(&name, Some(&seal::unsealed(serde_json::from_slice(&stored).unwrap())));
+    let mut manifest: serde_json::Value = serde_json::from_slice(&scene.stored(&name)).unwrap();
+    let unsealed = seal::unsealed(manifest.clone());
+    let digest = Sha256Digest::of(&unsealed);
+    scene.put(&name, Some(&unsealed));
     let later = scene.newer.created_at + chrono::Duration::hours(1);
     let since = |scene: &Scene, at| {
         let mut keys = (*scene.test.app.keys).clone();
@@ -434,15 +437,23 @@ async fn what_was_made_before_there_were_seals_is_restored_as_long_as_that_is_wa
         ("made before the key", &after, Unsealed::Never, false),
         ("made before the key", &after, Unsealed::Older, true),
         ("made after the key", &before, Unsealed::Always, true),
+        ("named by its digest", &before, Unsealed::Never, true),
     ] {
         scene.test.app.keys = Arc::clone(keys);
         let mut config = (*scene.test.app.config).clone();
         config.seal.unsealed = rule;
+        if what == "named by its digest" {
+            config.seal.unsealed_manifests = vec![digest];
+        }
         scene.test.app.config = Arc::new(config);
         let job = scene.test.restore(&scene.newer).await;
         assert_eq!(job.status == "completed", is_restored, "{what}, {rule}: {:?}", job.error_message);
         if !is_restored {
-            assert!(job.error_message.unwrap().contains("seal.missing"), "{what}, {rule}");
+            let message = job.error_message.unwrap();
+            assert!(
+                message.contains("seal.missing") && message.contains(&digest.to_string()),
+                "{what}, {rule}: {message}"
+            );
             let status: String =
                 sqlx::query_scalar("SELECT status FROM control_plane.backup_copies WHERE backup_id = $1")
                     .bind(scene.newer.id)
@@ -452,6 +463,30 @@ async fn what_was_made_before_there_were_seals_is_restored_as_long_as_that_is_wa
             assert_eq!(status, "good", "nothing is known to be wrong with it");
         }
     }
+    // A record and a manifest that agree on an earlier time, which somebody has written into both, are believed as far as that goes: but in an
+    // installation that has sealed from the beginning nothing is older, and what is named by its digest is that and nothing else.
+    manifest["head"]["created_at"] = "2001-01-01T00:00:00Z".into();
+    scene.put(&name, Some(&seal::unsealed(manifest)));
+    sqlx::query(
+        "UPDATE control_plane.backups SET created_at = '2001-01-01T00:00:00Z', \
+             manifest = jsonb_set(manifest, '{head,created_at}', '\"2001-01-01T00:00:00Z\"') WHERE id = $1",
+    )
+    .bind(scene.newer.id)
+    .execute(&scene.test.app.pool)
+    .await
+    .unwrap();
+    let mut config = (*scene.test.app.config).clone();
+    (config.seal.unsealed, config.seal.unsealed_manifests) = (Unsealed::Older, vec![digest]);
+    scene.test.app.config = Arc::new(config);
+    let of_its_own = tempfile::tempdir().unwrap();
+    let fresh = Config { data_dir: of_its_own.path().join("data"), ..Config::default() };
+    let fresh = Arc::new(Keyring::open(&fresh, &Clock::System).unwrap());
+    for (keys, is_restored) in [(&before, true), (&since(&scene, fresh.seals.since()), false)] {
+        scene.test.app.keys = Arc::clone(keys);
+        let job = scene.test.restore(&scene.newer).await;
+        assert_eq!(job.status == "completed", is_restored, "forged: {:?}", job.error_message);
+    }
+    scene.put_back().await;
     // Also then the storage alone makes nothing up.
     scene.test.app.keys = after;
     let (bytes, its) = (scene.stored(&key(&scene.other)), scene.stored(&manifest_key(&scene.other)));
@@ -464,22 +499,26 @@ async fn what_was_made_before_there_were_seals_is_restored_as_long_as_that_is_wa
 #[tokio::test]
 async fn a_verification_names_a_forged_copy_and_passes_no_verdict_on_one_that_it_cannot_prove() {
     let scene = Scene::new().await;
-    let verify = async || {
-        let request = VerifyRequest { backup_id: scene.newer.backup_id(), depth: Depth::Read };
+    let verify = async |depth| {
+        let request = VerifyRequest { backup_id: scene.newer.backup_id(), depth };
         let job = request::verify(&scene.test.app, &caller(), &request, None).await.unwrap();
         scene.test.run(job.job_id()).await
     };
-    assert_eq!(verify().await.result.unwrap()["outcome"], "verified");
-    scene.put(&manifest_key(&scene.newer), Some(&scene.stored(&manifest_key(&scene.older))));
-    let result = verify().await.result.unwrap();
-    assert_eq!(result["outcome"], "damaged");
-    assert!(result["copies"][0]["message"].as_str().unwrap().contains("seal.mismatch"), "{result}");
-    scene.put_back().await;
+    for depth in [Depth::Head, Depth::Read] {
+        assert_eq!(verify(depth).await.result.unwrap()["outcome"], "verified", "{depth}");
+        scene.put(&manifest_key(&scene.newer), Some(&scene.stored(&manifest_key(&scene.older))));
+        let result = verify(depth).await.result.unwrap();
+        assert_eq!(result["outcome"], "damaged", "{depth}");
+        assert!(result["copies"][0]["message"].as_str().unwrap().contains("seal.mismatch"), "{depth}: {result}");
+        scene.put_back().await;
+    }
     let manifest = serde_json::from_slice(&scene.stored(&manifest_key(&scene.newer))).unwrap();
     scene.put(&manifest_key(&scene.newer), Some(&seal::sealed(manifest, &SealKey::from_seed([6; 32]).unwrap())));
-    let job = verify().await;
-    assert_eq!(job.status, "failed");
-    assert!(job.error_message.as_deref().unwrap().contains("seal.unknown_key"), "{:?}", job.error_message);
+    for depth in [Depth::Head, Depth::Read] {
+        let job = verify(depth).await;
+        assert_eq!(job.status, "failed", "{depth}");
+        assert!(job.error_message.as_deref().unwrap().contains("seal.unknown_key"), "{:?}", job.error_message);
+    }
     let backup = history::get(&scene.test.app.pool, &everything(), scene.newer.backup_id()).await.unwrap();
     assert_eq!(backup.status, "completed");
 }

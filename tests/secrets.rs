@@ -1,6 +1,15 @@
 //! Canaries: every secret that one installation has, searched for in everything that a backup and a restore leave or show.
 
-use crate::support;
+use crate::{
+    notify::{
+        receiver::{Receiver, Reply},
+        smtp::{self, Certificates, SmtpServer, Wanted},
+    },
+    support::{
+        self,
+        telegram_stand_in::{Calls, Canned, Fault, StandIn},
+    },
+};
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -12,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use holdfast::{
     auth::jwt::{self, Claims},
     clock::Clock,
@@ -25,12 +35,14 @@ use holdfast::{
     tenant::{Permission, Role},
 };
 use secrecy::ExposeSecret;
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
 use support::app::{TestApp, caller, everything, export};
 
 const PASSWORD: &str = "canary-password-5b1d";
 const JWT: &str = "canary-jwt-secret-that-is-long-enough-77aa";
 const METRICS: &str = "canary-metrics-token-c0de";
+const WEBHOOK: &str = "canary-webhook-secret-9f1c";
 
 /// The arguments of every process on this machine while `stop` is not set, as anyone logged in could read them.
 fn watch_arguments(stop: Arc<AtomicBool>) -> std::thread::JoinHandle<(String, usize)> {
@@ -75,7 +87,21 @@ async fn answers(url: &str, paths: &[String]) -> String {
     text
 }
 
-#[tokio::test]
+/// Everything that stands in the control plane.
+async fn rows(test: &TestApp) -> String {
+    let tables = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'control_plane'";
+    let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&test.app.pool).await.unwrap();
+    assert!(tables.iter().any(|table| table.ends_with(".notices")), "{tables:?}");
+    let mut all = String::new();
+    for table in tables {
+        let sql = format!("SELECT coalesce(string_agg(t::text, ' '), '') FROM {table} t");
+        all += &sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_one(&test.app.pool).await.unwrap();
+    }
+    all
+}
+
+// Programs are waited for, and those that take their notices run here.
+#[tokio::test(flavor = "multi_thread")]
 async fn no_secret_shows_in_arguments_logs_answers_tables_or_stored_bytes() {
     let test = TestApp::new().await;
     let mut connection = test.tenants().await;
@@ -84,6 +110,16 @@ async fn no_secret_shows_in_arguments_logs_answers_tables_or_stored_bytes() {
     let make = format!("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {}", quote::ident(&role), quote::literal(PASSWORD));
     connection.execute(AssertSqlSafe(make)).await.unwrap();
     let info = test.app.control.with_user(&role, PASSWORD.to_owned().into());
+    let certificates = Certificates::new();
+    let mut mail = SmtpServer::start(&certificates, Wanted::default()).await;
+    let mail_port = mail.port;
+    // What is refused is told with words of the other side, and of ours.
+    let receiver = Receiver::start([Reply::Status(404)]).await;
+    let bot_api = StandIn::start().await;
+    bot_api
+        .control()
+        .inject(Fault::Answer(Canned::error(403, "Forbidden: bot was kicked")), Calls::next("sendMessage"));
+    let bot_token = bot_api.token();
 
     let environment = |command: &mut Command| {
         command
@@ -95,20 +131,46 @@ async fn no_secret_shows_in_arguments_logs_answers_tables_or_stored_bytes() {
             .env("HOLDFAST_DATA_DIR", test.directory.path())
             .env("HOLDFAST_LISTEN", "127.0.0.1:0")
             .env("HOLDFAST_LOG_LEVEL", "trace")
+            .env("HOLDFAST_SMTP_HOST", "127.0.0.1")
+            .env("HOLDFAST_SMTP_PORT", mail_port.to_string())
+            .env("HOLDFAST_SMTP_FROM", "backups@example.com")
+            .env("HOLDFAST_SMTP_USERNAME", smtp::USER)
+            .env("HOLDFAST_SMTP_PASSWORD", smtp::PASSWORD)
+            .env("HOLDFAST_SMTP_CA_FILE", certificates.path("ca.pem"))
+            .env("HOLDFAST_NOTIFY_OPERATORS", "ops@example.com")
+            .env("HOLDFAST_NOTIFY_EVENTS", "completed")
+            .env("HOLDFAST_NOTIFY_POLL_SECONDS", "1")
             .stdin(Stdio::null());
     };
     // A project whose own database URL carries the password, as a file gives it.
     let url_file = test.directory.path().join("url");
     std::fs::write(&url_file, info.to_url().expose_secret()).unwrap();
-    let mut add = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-    environment(&mut add);
     let url_file = url_file.to_str().unwrap();
-    add.args(["project", "add", "acme", "--name", "Acme", "--schema", "tenant_acme", "--database-url-file", url_file]);
-    let added = add.output().unwrap();
-    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
-
     let stop = Arc::new(AtomicBool::new(false));
     let watching = watch_arguments(Arc::clone(&stop));
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        environment(&mut command);
+        let output = command.args(arguments).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        said
+    };
+    let arguments =
+        ["project", "add", "acme", "--name", "Acme", "--schema", "tenant_acme", "--database-url-file", url_file];
+    let mut commands = run(&arguments);
+    for (name, settings) in [
+        ("hook", json!({ "type": "webhook", "url": receiver.url(), "secret": WEBHOOK })),
+        (
+            "chat",
+            json!({ "type": "telegram", "bot_token": bot_token, "chat_id": bot_api.chat_id(), "base_url": bot_api.base_url() }),
+        ),
+    ] {
+        let file = url_file.replace("/url", "/channel.json");
+        std::fs::write(&file, settings.to_string()).unwrap();
+        commands += &run(&["channel", "add", name, "--settings", &file, "--json"]);
+    }
+
     let mut serve = Command::new(env!("CARGO_BIN_EXE_holdfast"));
     environment(&mut serve);
     let mut serve = serve.arg("serve").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -135,7 +197,21 @@ async fn no_secret_shows_in_arguments_logs_answers_tables_or_stored_bytes() {
     let restore = RestoreRequest::in_place(backup_id);
     let job = request::restore(&test.app, &caller(), &restore, None).await.unwrap();
     let job = until_final(job.job_id()).await;
+    let begun = std::time::Instant::now();
+    let waiting = "SELECT count(*) FROM control_plane.notices WHERE status = 'pending'";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&test.app.pool).await.unwrap() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the notices are sent");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(mail.message().await["is_logged_in"], true);
+    assert!(receiver.seen().len() > 1, "the secret has signed something");
+    assert!(!bot_api.control().messages(bot_api.chat_id()).is_empty());
+    for arguments in [["notify", "list", "--json"], ["channel", "list", "--json"], ["notify", "test", "--json"]] {
+        commands += &run(&arguments);
+    }
     let paths = [
+        "/api/channels".to_owned(),
+        "/api/audit".to_owned(),
         "/api/backup".to_owned(),
         "/api/backup/stats".to_owned(),
         format!("/api/backup/{backup_id}"),
@@ -169,21 +245,7 @@ async fn no_secret_shows_in_arguments_logs_answers_tables_or_stored_bytes() {
         .unwrap();
     assert!(!restore_roles.is_empty());
     let tables = support::schema_dump(&test.app.control, "control_plane").await;
-    let mut rows = String::new();
-    for table in [
-        "backups",
-        "backup_copies",
-        "backup_history",
-        "databases",
-        "jobs",
-        "project_logs",
-        "projects",
-        "restores",
-        "workers",
-    ] {
-        let sql = format!("SELECT coalesce(string_agg(t::text, ' '), '') FROM control_plane.{table} t");
-        rows += &sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_one(&test.app.pool).await.unwrap();
-    }
+    let rows = rows(&test).await;
     let log = log.join().unwrap();
     assert!(log.contains("export_backup") || log.contains("ExportBackup"), "the log was kept: {log}");
     let everything_shown = [
@@ -191,18 +253,22 @@ async fn no_secret_shows_in_arguments_logs_answers_tables_or_stored_bytes() {
         ("answers", answers),
         ("log", log),
         ("standard output", said),
-        ("answer to project add", String::from_utf8([added.stdout, added.stderr].concat()).unwrap()),
+        ("answers to commands", commands),
         ("tables", tables),
         ("rows", rows),
     ];
+    // As it goes to the mail server: RFC 4616 section 2, in base64.
+    let login = BASE64_STANDARD.encode(format!("\0{}\0{}", smtp::USER, smtp::PASSWORD));
+    let bot_secret = bot_token.split_once(':').unwrap().1;
+    let secrets = [PASSWORD, JWT, METRICS, age, smtp::PASSWORD, &login, WEBHOOK, bot_secret];
     for (place, text) in &everything_shown {
-        for secret in [PASSWORD, JWT, METRICS, age] {
+        for secret in secrets {
             assert!(!text.contains(secret), "a secret in: {place}");
         }
     }
     for path in test.stored_files() {
         let bytes = std::fs::read(&path).unwrap();
-        for secret in [PASSWORD, JWT, METRICS, age] {
+        for secret in secrets {
             assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "{}", path.display());
         }
     }

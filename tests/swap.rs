@@ -1,8 +1,10 @@
 //! A restore in place is one swap: whoever reads sees the old state, then the new one, and never an error; and so is its undo. Restores to
 //! other places replace nothing.
 
+mod aside;
 mod places;
 mod refusals;
+mod strangers;
 
 use std::{
     sync::{

@@ -3,6 +3,9 @@
 use crate::support;
 
 use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,6 +16,7 @@ use axum::{
     http::{HeaderMap, Request, header},
     routing::post,
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use holdfast::{
     auth::jwt::{self, Claims, Verifier},
@@ -43,6 +47,25 @@ async fn collector() -> (String, Received) {
 
 fn has(body: &[u8], text: &str) -> bool {
     body.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// The spans among what was sent, read by OpenTelemetry's own definition.
+fn spans(sent: &[(HeaderMap, Bytes)]) -> Vec<Value> {
+    let requirements = support::checkout().join("scripts/opentelemetry-requirements.txt");
+    let made = Command::new(support::checkout().join("scripts/python-venv")).arg(requirements).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let python = Path::new(String::from_utf8(made.stdout).unwrap().trim()).join("bin/python");
+    let mut reader = Command::new(python)
+        .arg(support::checkout().join("tests/telemetry/spans.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines: String = sent.iter().map(|(_, body)| BASE64_STANDARD.encode(body) + "\n").collect();
+    reader.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = reader.wait_with_output().unwrap();
+    assert!(output.status.success());
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 // The exporter works on a thread of its own, while this one waits for its end.
@@ -96,10 +119,21 @@ async fn a_backup_sends_spans_of_the_request_the_job_and_its_stages() {
         );
     }
     let sent: Vec<u8> = received.iter().flat_map(|(_, body)| body.to_vec()).collect();
-    let job = job.to_string();
-    for wanted in ["holdfast under test", "request", "asked-by-the-test", "ExportBackup", &job, "dumping", "publishing"]
-    {
-        assert!(has(&sent, wanted), "{wanted} is not among the spans");
+    let spans = spans(&received);
+    let one = |name: &str| {
+        let found: Vec<&Value> = spans.iter().filter(|span| span["name"] == name).collect();
+        assert_eq!(found.len(), 1, "{name}: {spans:?}");
+        found[0]
+    };
+    assert!(spans.iter().all(|span| span["service"] == "holdfast under test"), "{spans:?}");
+    assert!(spans.iter().all(|span| span["seconds"].as_f64().unwrap() >= 0.0), "{spans:?}");
+    assert!(one("request")["attributes"].to_string().contains("asked-by-the-test"), "{spans:?}");
+    let whole = one("ExportBackup");
+    assert!(whole["attributes"].to_string().contains(&job.to_string()), "{spans:?}");
+    for stage in ["dumping", "publishing"] {
+        let stage = one(stage);
+        assert_eq!((&stage["trace"], &stage["parent"]), (&whole["trace"], &whole["id"]), "{spans:?}");
+        assert!(stage["seconds"].as_f64() <= whole["seconds"].as_f64(), "{spans:?}");
     }
     for hidden in [token.as_str(), "canary", app.app.keys.jwt_secret.expose()] {
         assert!(!has(&sent, hidden), "a secret is among the spans");

@@ -1,17 +1,24 @@
 //! The pages: who may see which, what they do with hostile and wrong input, and a real browser that sees it all through.
 
-mod browser;
+pub mod browser;
 mod forms;
 mod journey;
+mod liveness;
+mod overview;
 mod pictures;
 mod rights;
+mod settings;
+mod twice;
+mod wizard;
 
 use axum::{
     body::Body,
     http::{Method, Request, header},
 };
 
-use crate::api::TestApi;
+use holdfast::tenant::Role;
+
+use crate::api::{Answer, TestApi};
 
 /// The cookie of a fresh session.
 pub async fn session(api: &TestApi, name: &str) -> String {
@@ -45,4 +52,28 @@ pub fn form(path: &str, fields: &[(&str, &str)], cookie: Option<&str>) -> Reques
         request = request.header(header::COOKIE, cookie);
     }
     request.body(Body::from(body)).unwrap()
+}
+
+/// The cookie of an operator who has just logged in.
+pub async fn operator(api: &TestApi) -> String {
+    api.user("olga", Role::Operator, None, &[]).await;
+    session(api, "olga").await
+}
+
+pub fn text(answer: &Answer) -> String {
+    String::from_utf8(answer.body.to_vec()).unwrap()
+}
+
+/// The value of the first field of this name on a page.
+#[track_caller]
+pub fn field(page: &str, name: &str) -> String {
+    let rest = page.split_once(&format!("name=\"{name}\" value=\"")).unwrap_or_else(|| panic!("no {name} in {page}")).1;
+    let value = rest.split('"').next().unwrap();
+    ["&#60;|<", "&lt;|<", "&#62;|>", "&gt;|>", "&#34;|\"", "&#39;|'", "&#38;|&", "&amp;|&"].iter().fold(
+        value.to_owned(),
+        |text, pair| {
+            let (from, to) = pair.split_once('|').unwrap();
+            text.replace(from, to)
+        },
+    )
 }

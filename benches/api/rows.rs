@@ -49,11 +49,12 @@ async fn fill(pool: &PgPool, sizes: Sizes) -> Result<()> {
              SELECT 'p' || n, 'p' || n, 'p' || n, 'o' || n % 10 FROM generate_series(1, {projects}) AS n"
         ),
         format!(
-            "INSERT INTO control_plane.backups (id, project_id, type, format, status, file_name, file_id, size, created_at, expires_at, required_copies)
+            "INSERT INTO control_plane.backups (id, project_id, type, format, status, file_name, file_id, size, created_at, expires_at, expiry_warned_at, required_copies)
              SELECT gen_random_uuid(), 'p' || 1 + n % {projects}, (ARRAY['database', 'database', 'logs', 'storage'])[1 + n % 7 % 4], 'sql',
                     CASE WHEN n % 97 = 0 THEN (ARRAY['failed', 'cancelled', 'expired', 'deleted', 'damaged'])[1 + n / 97 % 5] ELSE 'completed' END,
                     'backup-' || n || '.sql.gz', 'backups/p/backup-' || n || '.sql.gz', n,
-                    now() - ({backups} - n) * interval '30 seconds', now() + n * interval '1 second', 1
+                    now() - ({backups} - n) * interval '30 seconds', now() + n * interval '30 seconds',
+                    CASE WHEN n * interval '30 seconds' < interval '7 days' THEN now() END, 1
              FROM generate_series(1, {backups}) AS n"
         ),
         "INSERT INTO control_plane.backup_copies (backup_id, storage, status) SELECT id, 'default', 'good' FROM control_plane.backups".to_owned(),

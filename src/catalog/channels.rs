@@ -294,6 +294,25 @@ pub async fn channels_called(pool: &PgPool, name: &str) -> Result<Vec<ChannelRow
     .await?)
 }
 
+/// Whether a channel's last test is `pause` ago, for all processes together. Counts this one.
+pub async fn begin_channel_test(
+    executor: impl PgExecutor<'_>,
+    id: Uuid,
+    now: DateTime<Utc>,
+    pause: std::time::Duration,
+) -> Result<bool, ManageError> {
+    let begun = sqlx::query!(
+        "UPDATE control_plane.channels SET tested_at = $2
+         WHERE id = $1 AND (tested_at IS NULL OR tested_at <= $2::timestamptz - make_interval(secs => $3) OR tested_at > $2)",
+        id,
+        now,
+        pause.as_secs_f64(),
+    )
+    .execute(executor)
+    .await?;
+    Ok(begun.rows_affected() == 1)
+}
+
 /// Removes a channel that was reached in this transaction.
 pub async fn delete_channel(executor: impl PgExecutor<'_>, id: Uuid) -> Result<(), ManageError> {
     sqlx::query!("DELETE FROM control_plane.channels WHERE id = $1", id).execute(executor).await?;

@@ -1,5 +1,7 @@
 //! Why something that is managed could not be looked at or changed.
 
+use std::time::Duration;
+
 use super::CatalogError;
 use crate::{keys::KeyError, tenant::Permission};
 
@@ -31,6 +33,9 @@ pub enum ManageError {
     /// What of a project is backed up cannot be so: as it is said, or (`is_conflict`) as things are now.
     #[error("{message}")]
     Source { code: &'static str, is_conflict: bool, message: String, hint: Option<String> },
+    /// It was done a moment ago, and each time is a message to somebody.
+    #[error("{} {name:?} was tested less than {} seconds ago", what.as_str(), wait.as_secs())]
+    TooSoon { what: Managed, name: String, wait: Duration },
     #[error("what is stored of {} {name:?} does not open with the secrets key in use", what.as_str())]
     Sealed { what: Managed, name: String },
     #[error("cannot seal a secret: {0}")]
@@ -90,6 +95,7 @@ impl ManageError {
                 M::Project => "project.in_use",
                 M::Storage => "storage.in_use",
             },
+            Self::TooSoon { .. } => "channel.tested_lately",
             Self::Taken { .. } => "project.schema_taken",
             Self::Invalid { code, .. } | Self::Source { code, .. } => code,
             Self::Sealed { .. } => "secrets.sealed",
@@ -109,6 +115,7 @@ impl ManageError {
             Self::Taken { .. } => {
                 Some("A schema belongs to one project: a restore of one would replace the other's data.")
             }
+            Self::TooSoon { .. } => Some("Wait a little."),
             Self::Invalid { hint, .. } => *hint,
             Self::Source { hint, .. } => hint.as_deref(),
             _ => None,

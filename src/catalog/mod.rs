@@ -16,8 +16,8 @@ mod storages;
 pub use self::{
     built_in::{ensure_control_plane, ensure_default, secret_tables},
     channels::{
-        ChannelConfig, ChannelRow, EmailChannel, TelegramChannel, WebhookChannel, channel, channel_by_id, channels,
-        channels_called, channels_of, delete_channel, put_channel, seal_channel,
+        ChannelConfig, ChannelRow, EmailChannel, TelegramChannel, WebhookChannel, begin_channel_test, channel,
+        channel_by_id, channels, channels_called, channels_of, delete_channel, put_channel, seal_channel,
     },
     databases::{
         DatabaseRow, DatabaseUse, add_database, database_page, database_url, database_use, databases, delete_database,

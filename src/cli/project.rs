@@ -9,7 +9,7 @@ use super::{
     Context, Failure,
     database::without_password,
     open::{self, Opened},
-    project_files,
+    project_files, project_set,
 };
 use crate::{
     catalog::{self, Project, ProjectScope},
@@ -22,7 +22,7 @@ use crate::{
     report::{self, Table},
 };
 
-/// Add, list and discover projects: the tenants that are backed up.
+/// Add, change, list and discover projects: the tenants that are backed up.
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
 pub struct Args {
@@ -44,6 +44,14 @@ enum What {
     /// List projects.
     #[command(after_help = "Example:\n  holdfast project list --json")]
     List,
+    /// Change a project's settings: its name and status, how much of its backups is proved, where and how long they are kept; without
+    /// options, show them.
+    #[command(after_help = "Examples:
+  holdfast project set acme --proof counts
+  holdfast project set acme --retention-days 90 --storage local --storage offsite
+  holdfast project set acme --proof default --storage default
+  holdfast project set acme --json                                says what is set")]
+    Set(project_set::Args),
     /// Say where a project's files are, for backups of type storage; without options, show it.
     ///
     /// A directory must lie below one of files.roots where that is set. Files in a bucket are named by a storage of type s3, whose keys
@@ -96,6 +104,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     match args.what {
         What::Add(args) => add(context, args).await,
         What::List => list(context).await,
+        What::Set(args) => project_set::run(context, args).await,
         What::Files(args) => project_files::run(context, args).await,
         What::Discover { add } => discover(context, add).await,
     }

@@ -10,6 +10,7 @@ use crate::{
     clock::Timestamp,
     history::{self, Backup, Copy, PastEvent},
     ids::BackupId,
+    proof_record::{Proof, ProofLevel},
     report::{self, Table, fields, instant, instant_and_age},
 };
 
@@ -85,10 +86,16 @@ async fn copies(app: &App, backup: &Backup) -> anyhow::Result<Vec<Copy>> {
     Ok(history::copies(&app.pool, &[backup.id]).await?)
 }
 
-/// A backup with its copies as one object.
+/// A backup with its copies as one object, with the names of the API.
 fn backup_json(backup: &Backup, copies: &[Copy]) -> anyhow::Result<Value> {
     let mut object = serde_json::to_value(backup)?;
     object["copies"] = serde_json::to_value(copies)?;
+    let manifest = backup.manifest();
+    let content = manifest.as_ref().and_then(|manifest| manifest.body.database());
+    let proof = content.and_then(|content| content.proof.as_ref());
+    object["proof"] = json!(proof.map(|proof| proof.level));
+    object["definition_sha256"] = json!(proof.and_then(|proof| proof.definition_sha256));
+    object["requirements"] = json!(content.map(|content| &content.requirements));
     Ok(object)
 }
 
@@ -109,6 +116,9 @@ fn describe(backup: &Backup, copies: &[Copy], now: Timestamp) -> String {
     let checked = backup.verified_at.map(|time| {
         format!("{} ({})", instant_and_age(time, now), backup.verified_depth.as_deref().unwrap_or("unknown depth"))
     });
+    let manifest = backup.manifest();
+    let content = manifest.as_ref().and_then(|manifest| manifest.body.database());
+    let needs = content.map(|content| &content.requirements);
     let mut text = fields(&[
         ("backup", Some(backup.id.to_string())),
         ("project", Some(backup.project_id.clone())),
@@ -130,6 +140,16 @@ fn describe(backup: &Backup, copies: &[Copy], now: Timestamp) -> String {
         ("created", Some(instant_and_age(backup.created_at, now))),
         ("expires", at(backup.expires_at)),
         ("verified", checked),
+        ("proof", content.and_then(|content| content.proof.as_ref()).map(proof)),
+        ("trial", trial(backup, now)),
+        ("differs in", backup.differences.as_ref().and_then(differences)),
+        (
+            "extensions",
+            needs.and_then(|needs| some(needs.extensions.iter().map(|e| format!("{} {}", e.name, e.version)))),
+        ),
+        ("roles", needs.and_then(|needs| some(needs.roles.iter().cloned()))),
+        ("refers to", needs.and_then(|needs| some(needs.objects.iter().map(|o| format!("{} {}", o.kind, o.identity))))),
+        ("not restored", needs.and_then(|needs| some(needs.not_restorable.iter().cloned()))),
         ("job", backup.job_id.map(|id| id.to_string())),
     ]);
     if !copies.is_empty() {
@@ -147,6 +167,38 @@ fn describe(backup: &Backup, copies: &[Copy], now: Timestamp) -> String {
         text.push_str(&table.render());
     }
     text
+}
+
+/// What a restore will be compared with.
+fn proof(proof: &Proof) -> String {
+    let (rows, definitions) = match proof.level {
+        ProofLevel::Off => return "off: a restore compares the number of tables alone".to_owned(),
+        ProofLevel::Counts => ("rows counted", proof.definition_sha256),
+        ProofLevel::Full => ("digests of all rows", proof.definition_sha256),
+    };
+    let definitions = definitions.map_or("definitions not recorded", |_| "definitions recorded");
+    format!("{}: {rows}, {definitions}", proof.level)
+}
+
+/// What the last trial restore has shown, and how long a recovery takes.
+fn trial(backup: &Backup, now: Timestamp) -> Option<String> {
+    let took = backup.recovery_seconds.map(|seconds| format!("restored in {seconds:.1} seconds"));
+    let proved = backup.proved_at.map(|at| format!("as proved, {}", instant_and_age(at, now)));
+    let told: Vec<String> = [took, proved].into_iter().flatten().collect();
+    (!told.is_empty()).then(|| told.join(", "))
+}
+
+/// The first of the lines that a trial has found to differ.
+fn differences(lines: &Value) -> Option<String> {
+    some(lines.as_array()?.iter().filter_map(|line| Some(line.as_str()?.to_owned())))
+}
+
+/// The first few of many, and how many more there are; `None` of nothing.
+fn some(names: impl Iterator<Item = String>) -> Option<String> {
+    const MOST: usize = 10;
+    let names: Vec<String> = names.collect();
+    let more = if names.len() > MOST { format!(" and {} more", names.len() - MOST) } else { String::new() };
+    (!names.is_empty()).then(|| format!("{}{more}", names[..names.len().min(MOST)].join("; ")))
 }
 
 /// What a partial backup holds.

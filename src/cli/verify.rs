@@ -15,7 +15,8 @@ use crate::{
 
 /// Check a backup, and wait for the answer.
 ///
-/// head: every copy's size, as its storage tells it, is compared with the recorded one. read: every byte is decrypted and decompressed, and the dump's digest compared.
+/// head: every copy's size, as its storage tells it, is compared with the recorded one, and the seal of the manifest beside it is checked; no byte of the backup is
+/// read. read: every byte is decrypted and decompressed, and the dump's digest compared.
 /// restore: it is restored into a scratch database and compared with its proof, and the time is taken. Exit code 6 when damage or differences were
 /// found, 4 when the check itself could not be done.
 #[derive(Debug, clap::Args)]

@@ -10,5 +10,7 @@ super::section! {
         /// The file with the identity (`AGE-SECRET-KEY-1…`), which reading and restoring need. Default: `age.key` below the
         /// data directory, made at the first start unless recipients are given.
         identity_file: Option<PathBuf> = None;
+        /// Whether the API also gives out what a backup holds, decrypted here, to whoever may download it and asks for that. Default: `false`.
+        decrypted_downloads: bool = false;
     }
 }

@@ -44,7 +44,7 @@ impl NotifyConfig {
         }
         for (name, value, low, high) in [
             ("poll_seconds", self.poll_seconds, 1, 3_600),
-            // A batch must be over well within its lease: see `tell::sending`.
+            // An attempt must be over well within its lease: see `tell::sending`.
             ("timeout_seconds", self.timeout_seconds, 1, 60),
             ("give_up_hours", u64::from(self.give_up_hours), 1, 8_760),
             ("keep_days", u64::from(self.keep_days), 1, 3_650),

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::artifact::Sha256Digest;
+
 crate::artifact::words! {
     /// Which backups may be restored although their manifest has no seal.
     Unsealed, "rule for unsealed backups" {
@@ -19,8 +21,12 @@ super::section! {
         /// Public keys of other installations whose backups are trusted, each as one line (`MCowBQYDK2VwAyEA…`), as `holdfast key seal`
         /// prints it. Default: none.
         accepted_keys: Vec<String> = Vec::new();
-        /// Which backups are read although nothing proves who wrote their manifest: `older` (than this installation's key, when the history
-        /// has them), `always` or `never`. A seal that is there and broken is never accepted. Default: `older`.
+        /// Which backups are read although nothing proves who wrote their manifest: `older` (than this installation's key, by the time that the
+        /// history and the manifest say; none, where the key is as old as the installation), `always` or `never`. A seal that is there and
+        /// broken is never accepted. Default: `older`.
         unsealed: Unsealed = Unsealed::Older;
+        /// SHA-256 of manifests without a seal that are read whatever `unsealed` says, as `sha256sum` prints it: with `unsealed = "never"` these
+        /// backups and no others. Default: none.
+        unsealed_manifests: Vec<Sha256Digest> = Vec::new();
     }
 }

@@ -138,6 +138,7 @@ const COLUMNS: &[Column] = &[
     exactly("channels", "events", TEXTS),
     exactly("channels", "enabled", BOOL),
     text("channels", "settings_sealed"),
+    exactly("channels", "tested_at", TIME),
     exactly("users", "id", UUID),
     text("users", "name"),
     text("users", "password_hash"),

@@ -33,6 +33,8 @@ fn options(info: &ConnectInfo) -> PgConnectOptions {
     info.options().options([
         // Filters that are not asked for are `$1 IS NULL OR …`: a plan that fits all values at once would use an index for none of them.
         ("plan_cache_mode", "force_custom_plan"),
+        // Compiling a plan takes longer than any of our questions.
+        ("jit", "off"),
         ("idle_in_transaction_session_timeout", "60s"),
         ("tcp_keepalives_idle", "30"),
         ("tcp_keepalives_interval", "10"),

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::HistoryError;
 use crate::{
-    artifact::{ArtifactName, BackupType, Encoding},
+    artifact::{ArtifactName, BackupType, Encoding, UnknownWord},
     ids::{BackupId, JobId},
     manifest::Manifest,
     storage::S3Address,
@@ -96,6 +96,16 @@ impl Backup {
     /// The manifest; `None` when there is none, or none that this version reads.
     pub fn manifest(&self) -> Option<Manifest> {
         serde_json::from_value(self.manifest.clone()?).ok()
+    }
+
+    /// How its content became what is stored. A platform's own row may say what nobody knows.
+    pub fn encoding(&self) -> Result<Encoding, UnknownWord> {
+        let word = |word: &Option<String>| word.clone().unwrap_or_else(|| "none".to_owned());
+        Ok(Encoding {
+            format: self.format.as_deref().map(str::parse).transpose()?,
+            compression: word(&self.compression).parse()?,
+            encryption: word(&self.encryption).parse()?,
+        })
     }
 
     pub fn is(&self, status: BackupStatus) -> bool {

@@ -77,7 +77,10 @@ pub async fn kept_backups(pool: &PgPool, projects: &[String]) -> Result<Vec<Kept
                      AND q.payload -> 'request' ->> 'backup_id' = b.id::text LIMIT 1) AS read_by,
                   s.id AS "schedule_id?", s.retention AS schedule_retention, s.zone AS "schedule_zone?"
            FROM control_plane.backups b
-           LEFT JOIN control_plane.jobs j ON j.id = b.job_id AND j.type IN ('export_backup', 'export_logs', 'export_storage')
+           -- Looked up for each: joined, every job there is would be read. `OFFSET 0` keeps it so.
+           LEFT JOIN LATERAL (
+               SELECT j.id, j.payload FROM control_plane.jobs j
+               WHERE j.id = b.job_id AND j.type IN ('export_backup', 'export_logs', 'export_storage') OFFSET 0) j ON true
            LEFT JOIN control_plane.schedules s ON s.id = b.schedule_id
            WHERE b.project_id = ANY($1) AND b.status <> 'deleted'
            ORDER BY b.project_id, b.type, b.created_at DESC, b.id DESC"#,

@@ -55,8 +55,8 @@ pub use self::{
     ledger::PgLedger,
     notices::{
         BackupFacts, Claim, DueNotice, NewNotice, NoticeCensus, NoticeEnd, NoticeRow, NoticeStatus, add_notice,
-        backup_facts, claim_notices, end_notice, forget_notices, give_up_notices, notice_census, notices,
-        postpone_notices, retry_notice,
+        backup_facts, claim_notices, end_notice, forget_notices, give_up_notices, notice_asked_for, notice_census,
+        notices, postpone_notices, retry_notice,
     },
     outbox::{Flushed, Outbox, OutboxEntry, OutboxError, Waiting},
     overview::{

@@ -134,6 +134,7 @@ pub async fn retry_notice(
 pub struct DueNotice {
     pub id: i64,
     pub delivery_id: Uuid,
+    pub project_id: Option<String>,
     pub event: String,
     pub channel: String,
     pub channel_id: Option<Uuid>,
@@ -146,40 +147,82 @@ pub struct DueNotice {
 
 /// Which notices a process takes.
 #[derive(Clone, Copy, Debug)]
-pub struct Claim {
+pub struct Claim<'a> {
     pub now: DateTime<Utc>,
     /// It can send e-mail.
     pub has_mail: bool,
+    /// The configuration's own addresses, in lower case: their mail is nobody's but the platform's.
+    pub operators: &'a [String],
+    /// Most that are taken now.
     pub limit: i64,
+    /// Most of one owner that are on their way, from all processes together.
+    pub of_one_owner: i64,
     /// Names this batch.
     pub token: Uuid,
     /// In seconds.
     pub lease_seconds: f64,
 }
 
-/// Takes notices that are due, the longest waiting first. Those that another process holds are passed over.
-pub async fn claim_notices(executor: impl PgExecutor<'_>, claim: &Claim) -> Result<Vec<DueNotice>, HistoryError> {
+/// Takes notices that are due, in turns. Of each channel one is on its way at a time; of each owner (the organisation or the project whose
+/// channel or request it is; the platform) a few, new ones before those that are tried again; and every owner has its first before another
+/// has its second. So receivers that hang delay their own owner's news and nobody else's.
+pub async fn claim_notices(executor: impl PgExecutor<'_>, claim: &Claim<'_>) -> Result<Vec<DueNotice>, HistoryError> {
     let mut due = sqlx::query_as!(
         DueNotice,
-        "WITH due AS (
-             SELECT id FROM control_plane.notices
-             WHERE status = 'pending' AND next_at <= $1 AND give_up_at > $1 AND (lease_expires_at IS NULL OR lease_expires_at <= now())
-               AND ($2 OR channel <> 'email')
-             ORDER BY next_at, id LIMIT $3 FOR UPDATE SKIP LOCKED)
+        "WITH waiting AS (
+             SELECT n.id, n.next_at, n.attempts > 0 AS is_again, coalesce(n.lease_expires_at > now(), false) AS is_under_way,
+                 CASE WHEN n.channel = 'email' THEN n.id::text ELSE coalesce(n.channel_id::text, n.id::text) END AS way,
+                 coalesce('o:' || c.organization_id, 'o:' || p.organization_id, 'p:' || p.id, '') AS owner
+             FROM control_plane.notices n
+             LEFT JOIN control_plane.channels c ON c.id = n.channel_id
+             LEFT JOIN control_plane.projects p ON p.id = CASE
+                 WHEN c.id IS NOT NULL THEN c.project_id WHEN lower(n.recipient) = ANY($6) THEN NULL ELSE n.project_id END
+             WHERE n.status = 'pending' AND n.next_at <= $1
+                 AND (n.lease_expires_at > now() OR (n.give_up_at > $1 AND ($2 OR n.channel <> 'email')))),
+         first_of_each_way AS (
+             SELECT DISTINCT ON (way) * FROM waiting ORDER BY way, is_under_way DESC, next_at, id),
+         turns AS (
+             SELECT id, is_under_way, next_at,
+                 row_number() OVER (PARTITION BY owner ORDER BY is_under_way DESC, is_again, next_at, id) AS turn
+             FROM first_of_each_way),
+         due AS (
+             SELECT n.id FROM control_plane.notices n JOIN turns t ON t.id = n.id
+             WHERE NOT t.is_under_way AND t.turn <= $7
+                 AND n.status = 'pending' AND (n.lease_expires_at IS NULL OR n.lease_expires_at <= now())
+             ORDER BY t.turn, t.next_at, n.id LIMIT $3 FOR UPDATE OF n SKIP LOCKED)
          UPDATE control_plane.notices n
          SET lease_token = $4, lease_expires_at = now() + make_interval(secs => $5), attempts = attempts + 1
          FROM due WHERE n.id = due.id
-         RETURNING n.id, n.delivery_id, n.event, n.channel, n.channel_id, n.recipient, n.payload, n.attempts, n.created_at, n.give_up_at",
+         RETURNING n.id, n.delivery_id, n.project_id, n.event, n.channel, n.channel_id, n.recipient, n.payload, n.attempts, n.created_at,
+             n.give_up_at",
         claim.now,
         claim.has_mail,
         claim.limit,
         claim.token,
         claim.lease_seconds,
+        claim.operators,
+        claim.of_one_owner,
     )
     .fetch_all(executor)
     .await?;
     due.sort_by_key(|notice| notice.id);
     Ok(due)
+}
+
+/// The address that the request named of which this notice tells, if it did.
+pub async fn notice_asked_for(executor: impl PgExecutor<'_>, id: i64) -> Result<Option<String>, HistoryError> {
+    Ok(sqlx::query_scalar!(
+        "SELECT j.payload #>> '{request,notify_email}' FROM control_plane.notices n
+         JOIN control_plane.jobs j ON j.id = coalesce(n.job_id,
+             (SELECT b.job_id FROM control_plane.backups b WHERE b.id = n.backup_id),
+             (SELECT newest.id FROM control_plane.jobs newest WHERE newest.project_id = n.project_id AND newest.type = 'export_backup'
+              ORDER BY newest.created_at DESC, newest.id DESC LIMIT 1))
+         WHERE n.id = $1",
+        id,
+    )
+    .fetch_optional(executor)
+    .await?
+    .flatten())
 }
 
 /// What became of an attempt.
@@ -194,8 +237,6 @@ pub enum NoticeEnd<'a> {
     GivenUp {
         error: &'a str,
     },
-    /// No attempt was made after all.
-    HandedBack,
 }
 
 /// Writes down what became of a notice. `false`: the lease has lapsed and another process has it, whose word counts.
@@ -206,25 +247,23 @@ pub async fn end_notice(
     now: DateTime<Utc>,
     end: &NoticeEnd<'_>,
 ) -> Result<bool, HistoryError> {
-    let (status, next_at, error, attempts) = match end {
-        NoticeEnd::Sent => (NoticeStatus::Sent, None, None, 0),
-        NoticeEnd::Later { at, error } => (NoticeStatus::Pending, Some(*at), Some(*error), 0),
-        NoticeEnd::GivenUp { error } => (NoticeStatus::Failed, None, Some(*error), 0),
-        NoticeEnd::HandedBack => (NoticeStatus::Pending, None, None, -1),
+    let (status, next_at, error) = match end {
+        NoticeEnd::Sent => (NoticeStatus::Sent, None, None),
+        NoticeEnd::Later { at, error } => (NoticeStatus::Pending, Some(*at), Some(*error)),
+        NoticeEnd::GivenUp { error } => (NoticeStatus::Failed, None, Some(*error)),
     };
     let written = sqlx::query!(
         "UPDATE control_plane.notices
-         SET status = $3, next_at = coalesce($4, next_at), attempts = attempts + $6, lease_token = NULL, lease_expires_at = NULL,
+         SET status = $3, next_at = coalesce($4, next_at), lease_token = NULL, lease_expires_at = NULL,
              last_error = CASE WHEN $3 = 'sent' THEN NULL ELSE coalesce($5, last_error) END,
-             sent_at = CASE WHEN $3 = 'sent' THEN $7 ELSE sent_at END,
-             ended_at = CASE WHEN $3 = 'pending' THEN NULL ELSE $7 END
+             sent_at = CASE WHEN $3 = 'sent' THEN $6 ELSE sent_at END,
+             ended_at = CASE WHEN $3 = 'pending' THEN NULL ELSE $6 END
          WHERE id = $1 AND lease_token = $2",
         id,
         token,
         status.as_str(),
         next_at,
         error,
-        attempts,
         now,
     )
     .execute(executor)

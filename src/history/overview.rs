@@ -25,6 +25,9 @@ pub struct StandingProject {
     /// The last time that a backup of it was found to be as recorded, and how thoroughly it was looked at.
     pub proved_at: Option<DateTime<Utc>>,
     pub proof_depth: Option<String>,
+    /// How long the last trial restore that came to an end took, and when that was.
+    pub recovery_seconds: Option<f64>,
+    pub recovery_at: Option<DateTime<Utc>>,
     /// Its newest backup, whatever became of it.
     pub newest_id: Option<Uuid>,
     pub newest_status: Option<String>,
@@ -45,7 +48,7 @@ pub struct StandingFilter {
     pub limit: i64,
 }
 
-/// How the projects within reach stand, by id. Each is a look into an index for its newest good backup, its last proof and its newest row.
+/// How the projects within reach stand, by id. Each is a look into an index for its newest good backup, its last proof, its last trial restore and its newest row.
 pub async fn standing_projects(
     pool: &PgPool,
     scope: &Scope,
@@ -57,6 +60,7 @@ pub async fn standing_projects(
                   good.id AS "good_id?", good.created_at AS "good_at?", good.size AS "good_size?",
                   extract(epoch FROM good.finished_at - good.started_at)::float8 AS good_seconds,
                   proof.verified_at AS "proved_at?", proof.verified_depth AS "proof_depth?",
+                  recovery.recovery_seconds AS "recovery_seconds?", recovery.tried_at AS "recovery_at?",
                   newest.id AS "newest_id?", newest.status AS "newest_status?", newest.created_at AS "newest_at?",
                   newest.message AS "newest_message?"
            FROM (SELECT id, name, status, settings, created_at FROM control_plane.projects
@@ -67,7 +71,7 @@ pub async fn standing_projects(
            LEFT JOIN LATERAL (
                SELECT b.id, b.created_at, b.size, b.started_at, b.finished_at FROM control_plane.backups b
                WHERE b.project_id = p.id AND b.type = 'database' AND b.status = 'completed' AND NOT b.is_partial
-                 AND control_plane.holdfast_copies_missing(b.id, b.status, b.required_copies) = 0
+                 AND control_plane.holdfast_copies_missing(b.id, b.status, b.required_copies) < 1
                  AND (b.manifest IS NOT NULL AND b.format IS NOT NULL
                       OR NOT EXISTS (SELECT 1 FROM control_plane.backups own
                                      WHERE own.project_id = p.id AND own.type = 'database' AND own.manifest IS NOT NULL
@@ -76,6 +80,9 @@ pub async fn standing_projects(
            LEFT JOIN LATERAL (
                SELECT b.verified_at, b.verified_depth FROM control_plane.backups b
                WHERE b.project_id = p.id AND b.verified_at IS NOT NULL ORDER BY b.verified_at DESC LIMIT 1) proof ON true
+           LEFT JOIN LATERAL (
+               SELECT b.recovery_seconds, b.tried_at FROM control_plane.backups b
+               WHERE b.project_id = p.id AND b.recovery_seconds IS NOT NULL ORDER BY b.tried_at DESC LIMIT 1) recovery ON true
            LEFT JOIN LATERAL (
                SELECT b.id, b.status, b.created_at, b.message FROM control_plane.backups b
                WHERE b.project_id = p.id AND b.status <> 'deleted' ORDER BY b.created_at DESC, b.id DESC LIMIT 1) newest ON true
@@ -154,49 +161,33 @@ pub struct Day {
     pub seconds: Option<f64>,
 }
 
-/// The days since then on which something was taken or failed, oldest first: of everything within reach, or of one project. Read from
-/// indexes alone.
+/// The days since then on which something was taken or failed, oldest first: of everything within reach, or of one project. Backups that have
+/// expired and gone since are counted as well.
 pub async fn days(
     pool: &PgPool,
     scope: &Scope,
     project_id: Option<&str>,
-    since: DateTime<Utc>,
+    since: NaiveDate,
 ) -> Result<Vec<Day>, HistoryError> {
-    let Some(projects) = projects_of(pool, scope, project_id).await? else { return all_days(pool, since).await };
+    let Some(projects) = projects_of(pool, scope, project_id).await? else {
+        return Ok(sqlx::query_as!(
+            Day,
+            r#"SELECT day, sum(completed)::bigint AS "completed!", sum(failed)::bigint AS "failed!",
+                      greatest(least(sum(bytes), 9223372036854775807), 0)::bigint AS "bytes!", sum(seconds) / nullif(sum(timed), 0)::float8 AS seconds
+               FROM control_plane.backup_days WHERE day >= $1 GROUP BY day HAVING sum(completed) + sum(failed) > 0 ORDER BY day"#,
+            since,
+        )
+        .fetch_all(pool)
+        .await?);
+    };
     Ok(sqlx::query_as!(
         Day,
-        r#"SELECT day AS "day!", sum(completed)::bigint AS "completed!", sum(failed)::bigint AS "failed!",
-                  least(sum(bytes), 9223372036854775807)::bigint AS "bytes!", (sum(seconds) / nullif(sum(timed), 0))::float8 AS seconds
-           FROM (SELECT (b.created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS completed, 0::bigint AS failed, sum(b.size) AS bytes,
-                        sum(extract(epoch FROM b.finished_at - b.started_at)) AS seconds, count(b.finished_at - b.started_at) AS timed
-                 FROM unnest($1::text[]) AS reach (id)
-                 JOIN control_plane.backups b ON b.project_id = reach.id AND b.status = 'completed' AND b.created_at >= $2
-                 GROUP BY 1
-                 UNION ALL
-                 SELECT (b.created_at AT TIME ZONE 'UTC')::date, 0, count(*), 0, NULL, 0
-                 FROM unnest($1::text[]) AS reach (id)
-                 JOIN control_plane.backups b ON b.project_id = reach.id AND b.status IN ('failed', 'damaged') AND b.created_at >= $2
-                 GROUP BY 1) days
-           GROUP BY day ORDER BY day"#,
+        r#"SELECT d.day, sum(d.completed)::bigint AS "completed!", sum(d.failed)::bigint AS "failed!",
+                  greatest(least(sum(d.bytes), 9223372036854775807), 0)::bigint AS "bytes!", sum(d.seconds) / nullif(sum(d.timed), 0)::float8 AS seconds
+           FROM unnest($1::text[]) AS reach (id)
+           JOIN control_plane.backup_days d ON d.project_id = reach.id AND d.day >= $2
+           GROUP BY d.day HAVING sum(d.completed) + sum(d.failed) > 0 ORDER BY d.day"#,
         &projects,
-        since,
-    )
-    .fetch_all(pool)
-    .await?)
-}
-
-async fn all_days(pool: &PgPool, since: DateTime<Utc>) -> Result<Vec<Day>, HistoryError> {
-    Ok(sqlx::query_as!(
-        Day,
-        r#"SELECT day AS "day!", sum(completed)::bigint AS "completed!", sum(failed)::bigint AS "failed!",
-                  least(sum(bytes), 9223372036854775807)::bigint AS "bytes!", (sum(seconds) / nullif(sum(timed), 0))::float8 AS seconds
-           FROM (SELECT (created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS completed, 0::bigint AS failed, sum(size) AS bytes,
-                        sum(extract(epoch FROM finished_at - started_at)) AS seconds, count(finished_at - started_at) AS timed
-                 FROM control_plane.backups WHERE status = 'completed' AND created_at >= $1 GROUP BY 1
-                 UNION ALL
-                 SELECT (created_at AT TIME ZONE 'UTC')::date, 0, count(*), 0, NULL, 0
-                 FROM control_plane.backups WHERE status IN ('failed', 'damaged') AND created_at >= $1 GROUP BY 1) days
-           GROUP BY day ORDER BY day"#,
         since,
     )
     .fetch_all(pool)

@@ -43,7 +43,7 @@ pub async fn id_of_newest_good(
              WHERE project_id = $1 AND type = 'database' AND status = 'completed' AND NOT is_partial AND manifest IS NOT NULL
                AND ($2::text[] IS NULL OR project_id = ANY($2))
                AND ($3::text IS NULL OR EXISTS (SELECT 1 FROM control_plane.projects p WHERE p.id = b.project_id AND p.organization_id = $3))
-               AND (NOT $4::boolean OR control_plane.holdfast_copies_missing(id, status, required_copies) = 0)
+               AND (NOT $4::boolean OR control_plane.holdfast_copies_missing(id, status, required_copies) < 1)
              ORDER BY created_at DESC, id DESC LIMIT 1",
             project_id,
             scope.project_ids(),

@@ -21,14 +21,15 @@ pub struct ProtectedProject {
     pub is_active: bool,
 }
 
-/// Every ACTIVE project, and those with an open episode.
+/// Every ACTIVE project, and those with an open episode. Nobody lacks fewer copies than none: `< 1` and not `= 0`, which the planner takes for so
+/// rare that it sorts all backups of a project instead of looking at the newest.
 pub async fn protected_projects(pool: &PgPool) -> Result<Vec<ProtectedProject>, HistoryError> {
     Ok(sqlx::query_as!(
         ProtectedProject,
         r#"SELECT p.id AS "id!", p.settings AS "settings!", p.created_at AS "created_at!", s.project_id IS NOT NULL AS "is_stale!", p.status = 'ACTIVE' AS "is_active!",
                   (SELECT b.created_at FROM control_plane.backups b
                    WHERE b.project_id = p.id AND b.type = 'database' AND b.status = 'completed' AND NOT b.is_partial
-                     AND control_plane.holdfast_copies_missing(b.id, b.status, b.required_copies) = 0
+                     AND control_plane.holdfast_copies_missing(b.id, b.status, b.required_copies) < 1
                      AND (b.manifest IS NOT NULL AND b.format IS NOT NULL
                           OR NOT EXISTS (SELECT 1 FROM control_plane.backups own
                                          WHERE own.project_id = p.id AND own.type = 'database' AND own.manifest IS NOT NULL

@@ -137,6 +137,10 @@ fn complete(path: &str, method: HttpMethod, operation: &mut Operation) {
             .push((409, "The request does not fit the object's state, or its Idempotency-Key was used for another."));
         operation.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));
     }
+    if path == "/api/channels/{id}/test" {
+        failures
+            .push((429, "The channel was tested a moment ago, or too many calls: wait as long as Retry-After says."));
+    }
     if path.ends_with("/events") {
         failures.push((429, "The caller follows too many jobs at once, or calls too often."));
     }

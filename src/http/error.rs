@@ -283,6 +283,7 @@ impl From<ManageError> for Problem {
             ManageError::Invalid { .. } | ManageError::Source { is_conflict: false, .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
+            ManageError::TooSoon { .. } => StatusCode::TOO_MANY_REQUESTS,
             ManageError::Key(_) => {
                 tracing::error!(%error, "a secret cannot be sealed");
                 return Self::internal();
@@ -290,6 +291,10 @@ impl From<ManageError> for Problem {
             ManageError::Database(error) => return database(error),
         };
         let problem = Self::new(status, error.code(), error.to_string());
+        let problem = match &error {
+            ManageError::TooSoon { wait, .. } => problem.header(RETRY_AFTER, &wait.as_secs().to_string()),
+            _ => problem,
+        };
         match error.hint() {
             Some(hint) => problem.hint(hint),
             None => problem,

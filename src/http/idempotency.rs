@@ -43,10 +43,10 @@ use crate::{
 };
 
 /// How long an answer is kept.
-const KEPT_FOR: Duration = Duration::hours(24);
+pub(super) const KEPT_FOR: Duration = Duration::hours(24);
 
 /// After this time without an answer an attempt was lost with its process: twice the time that a request may take.
-const LOST_AFTER: Duration = Duration::seconds(60);
+pub(super) const LOST_AFTER: Duration = Duration::seconds(60);
 
 /// Largest answer that is kept, in bytes.
 const MAX_ANSWER: usize = 256 << 10;
@@ -134,13 +134,13 @@ pub async fn honour(State(keys): State<Keys>, request: Request, next: Next) -> R
 }
 
 /// Who called and what, as digests under a key of ours: bodies hold passwords, which a plain digest would let guess.
-struct Digests {
-    caller: [u8; 32],
-    request: [u8; 32],
+pub(super) struct Digests {
+    pub(super) caller: [u8; 32],
+    pub(super) request: [u8; 32],
 }
 
 impl Digests {
-    fn of(api: &Api, caller: &Caller, parts: &Parts, body: &[u8]) -> Self {
+    pub(super) fn of(api: &Api, caller: &Caller, parts: &Parts, body: &[u8]) -> Self {
         let secret = api.app.keys.jwt_secret.expose().as_bytes();
         let mut projects: Vec<&str> = caller.project_ids.iter().map(|id| id.as_str()).collect();
         projects.sort_unstable();

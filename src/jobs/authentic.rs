@@ -107,6 +107,8 @@ fn require_seal(app: &App, file: &ManifestFile, created_at: Timestamp) -> Result
         Err(error) => error,
     };
     let hint = match &error {
+        // Its bytes are these and no others: as good as a seal.
+        SealError::Missing if app.config.seal.unsealed_manifests.contains(&file.sha256()) => return Ok(()),
         SealError::Broken => return Err(forged(error.code(), error.to_string())),
         SealError::UnknownKey(_) if app.config.seal.unsealed == Unsealed::Always => return Ok(()),
         SealError::UnknownKey(_) => {
@@ -116,9 +118,15 @@ fn require_seal(app: &App, file: &ManifestFile, created_at: Timestamp) -> Result
         SealError::Missing if file.head.encoding.format.is_none() && app.config.seal.unsealed != Unsealed::Never => {
             return Ok(());
         }
-        SealError::Missing => "Set seal.unsealed to \"always\" if you trust the storage all the same.",
+        SealError::Missing => {
+            "If you trust the storage all the same, add that SHA-256 to seal.unsealed_manifests, or set seal.unsealed to \"always\"."
+        }
     };
-    Err(Refusal::Unproved { code: error.code(), message: error.to_string(), hint })
+    let message = match &error {
+        SealError::Missing => format!("{error}; its SHA-256 is {}", file.sha256()),
+        other => other.to_string(),
+    };
+    Err(Refusal::Unproved { code: error.code(), message, hint })
 }
 
 /// Whether a backup of this time, which the history knows, is read without a seal.

@@ -132,6 +132,12 @@ fn of_refusal(refusal: Refusal) -> CopyFault {
     }
 }
 
+/// Compares the record with the head of the sealed manifest beside a copy: needs no key that decrypts.
+pub(super) async fn sealed(context: &JobContext, backup: &Backup, found: &Readable) -> Result<(), CopyFault> {
+    let checked = authentic::check(&context.app, backup, found.storage.as_ref(), &found.at, Compare::Head).await;
+    checked.map(|_| ()).map_err(of_refusal)
+}
+
 /// Reads one copy to its end: manifest, stored digest, the encryption's own seal, content digest.
 pub(super) async fn read_through(context: &JobContext, found: &Readable, manifest: &Manifest) -> Result<(), CopyFault> {
     let backup = find(&context.app, BackupId(found.copy.backup_id)).await.map_err(CopyFault::Other)?;

@@ -24,7 +24,7 @@ use crate::{
     catalog, db,
     history::{self, Completed, Event},
     ids::ProjectId,
-    manifest::{self, Body, FilesContent, Head, Manifest},
+    manifest::{self, Body, DatabaseContent, FilesContent, Head, Manifest},
     metrics,
     pipeline::{self, BackupRun, ManifestError, PipelineError, Progress, ReadBack},
     storage::{self, ErrorKind, Locator, Pace, Storage},
@@ -476,7 +476,7 @@ async fn complete(context: &JobContext, manifest: &Manifest, copies: &Copies) ->
         repair_copies::enqueue(&mut transaction, context, id, project_id).await?;
     }
     let content = manifest.body.database();
-    let warnings = content.map(|content| content.requirements.warnings()).unwrap_or_default();
+    let warnings = content.map(DatabaseContent::warnings).unwrap_or_default();
     for warning in &warnings {
         context.log("warn", warning).await;
     }

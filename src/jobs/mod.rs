@@ -5,6 +5,7 @@ pub mod audit_chain;
 pub mod authentic;
 pub mod catalog;
 pub mod census;
+pub mod content;
 pub mod context;
 mod copies;
 pub mod delete_backup;

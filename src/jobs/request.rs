@@ -45,7 +45,7 @@ use crate::{
 crate::artifact::words! {
     /// How thoroughly a backup is checked.
     Depth, "depth" {
-        /// The stored size, as the storage tells it.
+        /// The stored size, as the storage tells it, and the manifest's seal.
         Head = "head",
         /// Every byte decrypted and decompressed, digests compared.
         Read = "read",

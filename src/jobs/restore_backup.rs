@@ -76,6 +76,7 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     reached(Stage::Planned).await;
     let mut session = open_held(context, &engine, &plan).await?;
     let restored = bring_back(context, &mut session, &manifest, spooled).await;
+    let plan = session.plan().clone();
     let error = match restored {
         Ok((finished, told)) => {
             session.close().await;
@@ -148,14 +149,14 @@ async fn plan(engine: &Engine, id: RestoreId, project: &Project, request: Restor
 
 /// What a restore came to whose end was lost.
 async fn look_again(session: &mut Session, content: &DatabaseContent) -> Result<Finished, JobError> {
-    if session.plan().beside().is_some() || session.plan().schema_becomes.is_some() {
-        return Ok(Finished { schema_oid: None, differences: vec![NOT_COMPARED.to_owned()] });
-    }
-    let differences = session.recount(content).await;
-    Ok(Finished { schema_oid: session.restored_oid().await?, differences })
+    let schema_oid = session.restored_oid().await?;
+    // What has another name by now differs everywhere in that.
+    let is_renamed = session.plan().beside().is_some() || session.plan().schema_becomes.is_some();
+    let differences = if is_renamed { vec![NOT_TOLD.to_owned()] } else { session.recount(content).await };
+    Ok(Finished { schema_oid, differences })
 }
 
-const NOT_COMPARED: &str = "the worker was lost before the restore was compared";
+const NOT_TOLD: &str = "the worker was lost before it told how what was restored compares with the backup";
 
 /// What a finished restore tells beside its differences.
 #[derive(Default)]
@@ -214,7 +215,7 @@ pub async fn clean_up(context: &JobContext) -> Result<(), JobError> {
         Some((id, plan)) => {
             let RestorePayload { backup_id, .. } = context.payload()?;
             let backup = history::get(&context.app.pool, &everything(), backup_id).await?;
-            let finished = Finished { schema_oid: None, differences: vec![NOT_COMPARED.to_owned()] };
+            let finished = Finished { schema_oid: made(&plan), differences: vec![NOT_TOLD.to_owned()] };
             complete(context, &backup, id, &plan, finished, &Told::default()).await?;
             Err(JobError::Stopped)
         }
@@ -266,20 +267,23 @@ pub(super) async fn put_right(context: &JobContext, project: &Project) -> Result
             }
             continue;
         }
-        let plan: Plan = serde_json::from_value(row.plan).map_err(|error| JobError::fail("restore.plan", error))?;
+        let mut plan: Plan = serde_json::from_value(row.plan).map_err(|error| JobError::fail("restore.plan", error))?;
         let id = RestoreId(row.id);
         context.stage("putting right what an earlier attempt left").await;
         let mut session = open_held(context, &engine(app, project, &plan.place).await?, &plan).await?;
         let recovery = session.roll_back().await?;
         match recovery {
-            Recovery::Finished if row.job_id == context.lease.job.0 => finished = Some((id, plan)),
+            Recovery::Finished if row.job_id == context.lease.job.0 => {
+                plan.made = plan.made.or(session.restored_oid().await?);
+                finished = Some((id, plan));
+            }
             Recovery::Finished => {
                 // Its own job has given up: the data is in place, and the replaced schema is kept as after any restore.
                 let restored_oid = session.restored_oid().await?.map(i64::from);
                 let kept = kept(&plan);
                 let until = app.clock.now() + chrono::Duration::hours(i64::from(app.config.restore.undo_hours));
                 let kept = kept.as_ref().map(|(name, oid)| (name.as_str(), *oid));
-                let unknown = [NOT_COMPARED.to_owned()];
+                let unknown = [NOT_TOLD.to_owned()];
                 let until = Some(until);
                 history::finish_restore(&app.pool, id, "differences", &unknown, kept, restored_oid, until).await?;
             }
@@ -325,6 +329,27 @@ async fn bring_back(
     let content = content_of(manifest)?;
     context.check_stop()?;
     session.require_room(manifest.body.content.bytes).await?;
+    let mut warnings = fill(context, session, manifest, content, spooled, limit).await?;
+    context.stage("comparing").await;
+    let finished = tokio::time::timeout(limit, session.finish(content, &context.stop.token)).await;
+    let finished = finished.map_err(|_| timed_out(limit))??;
+    warnings.extend(session.bodies_that_name_another().await);
+    for warning in &warnings {
+        context.log("warn", warning).await;
+    }
+    Ok((finished, Told { warnings, way: Some(session.way().clone()) }))
+}
+
+/// Makes room and loads, in another way when the server's lock table turns out too small for one transaction; and writes down what was made.
+/// Returns warnings.
+pub(super) async fn fill(
+    context: &JobContext,
+    session: &mut Session,
+    manifest: &Manifest,
+    content: &DatabaseContent,
+    spooled: Spooled,
+    limit: Duration,
+) -> Result<Vec<String>, JobError> {
     let mut warnings = prepare(context, session, content, limit).await?;
     match load(context, session, manifest, spooled.clone(), limit).await {
         Err(JobError::Fail { code: "restore.too_many_locks", message }) if *session.way() == Way::OneTransaction => {
@@ -336,14 +361,13 @@ async fn bring_back(
         }
         loaded => loaded?,
     }
-    context.stage("comparing").await;
-    let finished = tokio::time::timeout(limit, session.finish(content, &context.stop.token)).await;
-    let finished = finished.map_err(|_| timed_out(limit))??;
-    warnings.extend(session.bodies_that_name_another().await?);
-    for warning in &warnings {
-        context.log("warn", warning).await;
-    }
-    Ok((finished, Told { warnings, way: Some(session.way().clone()) }))
+    let plan = session.plan();
+    let json = serde_json::to_value(plan).map_err(|error| JobError::fail("restore.plan", error))?;
+    let mut transaction = db::begin(&context.app.pool).await?;
+    queue::fence(&mut transaction, context.lease).await?;
+    history::set_restore_plan(&mut *transaction, plan.id, &json).await?;
+    transaction.commit().await?;
+    Ok(warnings)
 }
 
 /// Makes room, and says how the dump will come to its place.
@@ -365,7 +389,7 @@ async fn prepare(
     Ok(warnings)
 }
 
-pub(super) async fn load(
+async fn load(
     context: &JobContext,
     session: &mut Session,
     manifest: &Manifest,
@@ -420,6 +444,11 @@ async fn within(
 pub(super) fn timed_out(limit: Duration) -> JobError {
     let message = format!("the restore took longer than {} s: see restore.timeout_seconds", limit.as_secs());
     JobError::fail("restore.timeout", message)
+}
+
+/// The oid of the schema that the restore has brought.
+fn made(plan: &Plan) -> Option<u32> {
+    plan.made.filter(|_| matches!(plan.target, Target::Schema { .. }))
 }
 
 /// The schema that waits for an undo.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{
     context::{JobContext, JobError, StopReason},
     copies,
-    restore_backup::{content_of, engine, everything, load, open_held, put_right, timed_out, write_down},
+    restore_backup::{content_of, engine, everything, fill, open_held, put_right, timed_out, write_down},
     verify_files,
 };
 use crate::{
@@ -83,8 +83,7 @@ async fn bring_back(
     context.stage("making a scratch database").await;
     context.check_stop()?;
     session.require_room(needed(manifest, content)).await?;
-    session.prepare(content, limit.as_secs()).await?;
-    load(context, session, manifest, spooled, limit).await?;
+    fill(context, session, manifest, content, spooled, limit).await?;
     context.stage("comparing").await;
     tokio::select! {
         proved = tokio::time::timeout(limit, session.prove(content)) => Ok(proved.map_err(|_| timed_out(limit))??),

@@ -1,5 +1,5 @@
-//! `verify_backup`: is a stored backup what the history says? `head` asks the storages for the size, `read` decrypts and decompresses every byte,
-//! `restore` brings it back into a scratch database and compares it with its proof.
+//! `verify_backup`: is a stored backup what the history says? `head` asks the storages for the size and checks the manifest's seal, `read` decrypts
+//! and decompresses every byte, `restore` brings it back into a scratch database and compares it with its proof.
 
 use serde::Serialize;
 
@@ -48,7 +48,7 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     for found in copies::readable(app, &backup).await? {
         context.check_stop()?;
         let seen = found.copy.clone();
-        let (good, message) = match look_at(context, &manifest, &found, request.depth).await {
+        let (good, message) = match look_at(context, &backup, &manifest, &found, request.depth).await {
             // A size says nothing about the bytes, so it clears no copy of what is known of it.
             Ok(()) if request.depth == Depth::Head && !seen.is_good() => {
                 (Some(false), Some(format!("same size; known to be {}: verify with depth read", seen.status)))
@@ -103,11 +103,17 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
 }
 
 /// Checks one copy.
-async fn look_at(context: &JobContext, manifest: &Manifest, found: &Readable, depth: Depth) -> Result<(), CopyFault> {
+async fn look_at(
+    context: &JobContext,
+    backup: &Backup,
+    manifest: &Manifest,
+    found: &Readable,
+    depth: Depth,
+) -> Result<(), CopyFault> {
     context.stage(&format!("reading from {}", found.copy.storage)).await;
     match depth {
         Depth::Head => match found.storage.stat(&found.at).await {
-            Ok(stat) if stat.bytes == manifest.head.stored.bytes => Ok(()),
+            Ok(stat) if stat.bytes == manifest.head.stored.bytes => copies::sealed(context, backup, found).await,
             Ok(stat) => Err(CopyFault::Damaged(format!(
                 "{} bytes are stored, {} were recorded",
                 stat.bytes, manifest.head.stored.bytes

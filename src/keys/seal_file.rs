@@ -12,15 +12,24 @@ use crate::{
 };
 
 const CREATED: &str = "# created: ";
+const FIRST: &str = "# first: nothing of this installation was made before it";
 const TIME: &str = "%Y-%m-%dT%H:%M:%SZ";
 
 /// Makes the file with the key of this seed. Gives the public half.
 ///
+/// `is_first`: the installation is new, and sealed its backups from the beginning. Then nothing without a seal can be an older one of its own,
+/// whatever a control plane or a storage says of its time.
+///
 /// # Errors
 /// There is one already, or it cannot be written.
-pub fn generate_seal_file(path: &Path, seed: [u8; SECRET_BYTES], clock: &Clock) -> Result<PublicKey, KeyError> {
+pub fn generate_seal_file(
+    path: &Path,
+    seed: [u8; SECRET_BYTES],
+    clock: &Clock,
+    is_first: bool,
+) -> Result<PublicKey, KeyError> {
     let key = SealKey::from_seed(seed).map_err(|error| invalid(path, &error))?;
-    write_new(path, text(&key, &[], clock).expose_secret().as_bytes())?;
+    write_new(path, text(&key, &[], clock, is_first).expose_secret().as_bytes())?;
     Ok(key.public())
 }
 
@@ -36,7 +45,7 @@ pub fn rotate_seal_file(path: &Path, clock: &Clock) -> Result<(PublicKey, Public
     let old = found.signing.public();
     let mut accepted = vec![(old, found.created)];
     accepted.extend(found.accepted);
-    replace(path, text(&key, &accepted, clock).expose_secret().as_bytes())?;
+    replace(path, text(&key, &accepted, clock, found.is_first).expose_secret().as_bytes())?;
     Ok((key.public(), old))
 }
 
@@ -49,14 +58,15 @@ pub fn load_seals(path: &Path) -> Result<Seals, KeyError> {
     // Unknown for one of them is unknown for all: then nothing without a seal is taken for older.
     let times: Option<Vec<Timestamp>> =
         std::iter::once(found.created).chain(found.accepted.iter().map(|(_, created)| *created)).collect();
-    let since = times.and_then(|times| times.into_iter().min());
+    let since = times.filter(|_| !found.is_first).and_then(|times| times.into_iter().min());
     let accepted = found.accepted.into_iter().map(|(key, _)| key).collect();
     Ok(Seals::new(Some(found.signing), accepted, since))
 }
 
-fn text(key: &SealKey, accepted: &[(PublicKey, Option<Timestamp>)], clock: &Clock) -> SecretString {
+fn text(key: &SealKey, accepted: &[(PublicKey, Option<Timestamp>)], clock: &Clock, is_first: bool) -> SecretString {
+    let first = if is_first { format!("{FIRST}\n") } else { String::new() };
     let mut text = format!(
-        "{CREATED}{}\n# key {}: seals manifests\n{}",
+        "{first}{CREATED}{}\n# key {}: seals manifests\n{}",
         clock.now().format(TIME),
         key.public().id(),
         // Written to the file that this function is for.
@@ -79,18 +89,20 @@ struct Found {
     signing: SealKey,
     created: Option<Timestamp>,
     accepted: Vec<(PublicKey, Option<Timestamp>)>,
+    is_first: bool,
 }
 
 fn parse(path: &Path) -> Result<Found, KeyError> {
     let text = read_private(path)?;
     let wrong = |reason| invalid(path, &InvalidSealKey(reason));
-    let (mut signing, mut accepted, mut created) = (None, Vec::new(), None);
+    let (mut signing, mut accepted, mut created, mut is_first) = (None, Vec::new(), None, false);
     let mut lines = text.expose_secret().lines().map(str::trim);
     while let Some(line) = lines.next() {
         let kind = line.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----"));
         if let Some(at) = line.strip_prefix(CREATED) {
             created = at.parse().ok();
         }
+        is_first |= line == FIRST;
         let Some(kind) = kind else { continue };
         let end = format!("-----END {kind}-----");
         let body: Vec<&str> = lines.by_ref().take_while(|line| *line != end).collect();
@@ -109,7 +121,7 @@ fn parse(path: &Path) -> Result<Found, KeyError> {
         }
     }
     let (signing, created) = signing.ok_or_else(|| wrong("there is no private key in it"))?;
-    Ok(Found { signing, created, accepted })
+    Ok(Found { signing, created, accepted, is_first })
 }
 
 #[cfg(test)]
@@ -121,8 +133,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("seal.key");
         let early = Clock::fixed("2026-11-21T02:00:00Z".parse().unwrap());
-        let first = generate_seal_file(&path, [1; 32], &early).unwrap();
-        assert!(matches!(generate_seal_file(&path, [1; 32], &early), Err(KeyError::Exists(_))));
+        let first = generate_seal_file(&path, [1; 32], &early, false).unwrap();
+        assert!(matches!(generate_seal_file(&path, [1; 32], &early, false), Err(KeyError::Exists(_))));
         let loaded = load_seals(&path).unwrap();
         assert_eq!((loaded.key().unwrap().public(), loaded.since()), (first, Some(early.now())));
 
@@ -137,6 +149,18 @@ mod tests {
         assert_eq!(text.matches("PRIVATE KEY").count(), 2, "one of them, with its two lines: {text}");
         assert!(!super::super::others_may_read(&path).unwrap());
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn where_the_first_key_is_as_old_as_the_installation_nothing_is_older() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("seal.key");
+        let clock = Clock::fixed("2026-11-21T02:00:00Z".parse().unwrap());
+        generate_seal_file(&path, [1; 32], &clock, true).unwrap();
+        assert_eq!(load_seals(&path).unwrap().since(), None);
+        rotate_seal_file(&path, &clock).unwrap();
+        let seals = load_seals(&path).unwrap();
+        assert_eq!((seals.since(), seals.accepted().count()), (None, 2), "also when it has been replaced");
     }
 
     #[test]

@@ -1,10 +1,6 @@
 //! Notice channels: operators manage all, organisation admins those of their organisation and its projects.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-    time::Instant,
-};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -25,16 +21,13 @@ use crate::{
 };
 
 /// Longest wait for a test. Below the limit of a request.
-const TEST_LIMIT: std::time::Duration = std::time::Duration::from_secs(25);
+const TEST_LIMIT: Duration = Duration::from_secs(25);
 
 /// Most channels that an organisation's admins have made for it and its projects together: what happens is written down once for each.
 const MAX_CHANNELS: usize = 50;
 
 /// Between two tests of a channel by people who are no operators: each is a message to somebody.
-const TEST_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// When channels were tested last, by such people.
-static TESTED: Mutex<BTreeMap<Uuid, Instant>> = Mutex::new(BTreeMap::new());
+const TEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// A channel as it may be shown.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -286,9 +279,8 @@ pub struct ChannelTest {
 pub async fn test(app: &App, caller: &Caller, id: Uuid) -> Result<ChannelTest, ManageError> {
     require_admin(caller, Permission::Write)?;
     let row = catalog::channel(&app.pool, &caller.scope(), id).await?;
-    if !is_operator(caller) && !may_test_now(id) {
-        let by = format!("it was tested less than {} seconds ago; wait a little", TEST_PAUSE.as_secs());
-        return Err(ManageError::InUse { what: Managed::Channel, name: row.name, by });
+    if !is_operator(caller) && !catalog::begin_channel_test(&app.pool, id, app.clock.now(), TEST_PAUSE).await? {
+        return Err(ManageError::TooSoon { what: Managed::Channel, name: row.name, wait: TEST_PAUSE });
     }
     let senders = Senders::new(&app.config).map_err(|error| match is_operator(caller) {
         true => ManageError::invalid("notify.set_up", error.to_string()),
@@ -318,18 +310,6 @@ pub async fn test(app: &App, caller: &Caller, id: Uuid) -> Result<ChannelTest, M
     let mut connection = app.pool.acquire().await?;
     write_event(&mut connection, caller, "channel_tested", &row, json!({ "good": good })).await?;
     Ok(ChannelTest { channel: id, good, trials })
-}
-
-/// Whether a channel's last test is long enough ago. Counts this one.
-fn may_test_now(id: Uuid) -> bool {
-    let now = Instant::now();
-    let mut tested = TESTED.lock().unwrap_or_else(PoisonError::into_inner);
-    tested.retain(|_, at| now.duration_since(*at) < TEST_PAUSE);
-    let may = !tested.contains_key(&id);
-    if may {
-        tested.insert(id, now);
-    }
-    may
 }
 
 /// Removes a channel.

@@ -19,7 +19,7 @@ use lettre::{
         extension::{ClientId, Extension, MailParameter},
     },
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Letter, SendError, SetUpError, Trouble, message::Message, text::one_line};
 use crate::config::{Secret, SmtpConfig, SmtpTls};
@@ -80,13 +80,12 @@ impl Mailer {
     pub async fn send(&self, to: &str, letter: &Letter<'_>, message: &Message) -> Result<(), SendError> {
         let address: Address = to.parse().map_err(|_| SendError::never("this is not an e-mail address"))?;
         let mail = self.compose(address.clone(), letter, message)?;
-        let mut connection = timeout(self.timeout, async {
-            let mut connection = self.connect().await?;
-            self.hand_over(&mut connection, address, &mail).await?;
-            Ok::<_, SendError>(connection)
-        })
-        .await
-        .map_err(|_| self.timed_out())??;
+        let deadline = Instant::now() + self.timeout;
+        let mut connection = timeout_at(deadline, self.connect()).await.map_err(|_| self.timed_out(Trouble::Way))??;
+        // A server may ask the recipient's own before it answers: one that hangs is no reason to put off other people's mail.
+        timeout_at(deadline, self.hand_over(&mut connection, address, &mail))
+            .await
+            .map_err(|_| self.timed_out(Trouble::One))??;
         // It has the message: whatever happens now changes nothing.
         let _ = timeout(FAREWELL, connection.quit()).await;
         Ok(())
@@ -94,7 +93,8 @@ impl Mailer {
 
     /// Connects, logs in and leaves.
     pub async fn look(&self) -> Result<String, SendError> {
-        let mut connection = timeout(self.timeout, self.connect()).await.map_err(|_| self.timed_out())??;
+        let mut connection =
+            timeout(self.timeout, self.connect()).await.map_err(|_| self.timed_out(Trouble::Way))??;
         let how = match (&self.tls, &self.login) {
             (Protection::None, _) => "in the clear",
             (_, Some(_)) => "encrypted, logged in",
@@ -174,14 +174,14 @@ impl Mailer {
         Ok(())
     }
 
-    fn timed_out(&self) -> SendError {
+    fn timed_out(&self, what: Trouble) -> SendError {
         let message = format!(
             "the mail server {}:{} was too slow: no end within {} s",
             self.host,
             self.port,
             self.timeout.as_secs()
         );
-        SendError::later(Trouble::Way, message)
+        SendError::later(what, message)
     }
 
     /// The server's words, on one line and without the password, which a server may repeat.

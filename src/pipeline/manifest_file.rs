@@ -24,7 +24,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use crate::{
-    artifact::{ArtifactName, Encryption},
+    artifact::{ArtifactName, Encryption, Sha256Digest},
     byte_size::ByteSize,
     ids::LeaseToken,
     manifest::{Body, Head, Manifest, VERSION},
@@ -185,6 +185,11 @@ impl ManifestFile {
     /// The stored form, byte for byte.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// Of the stored form.
+    pub fn sha256(&self) -> Sha256Digest {
+        Sha256Digest::of(&self.bytes)
     }
 
     /// Which accepted key has sealed all of it.

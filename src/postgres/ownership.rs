@@ -7,12 +7,14 @@
 //! many platforms own everything as one; an authenticated manifest is what makes that safe.)
 
 mod older;
+mod parts;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Deserialize;
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, types::Json};
 
+pub use self::parts::{apply_in_parts, give_up_name, keep_name};
 use super::{inspect::server_version, quote::ident};
 use crate::manifest::{DumpScope, Grant, ObjectOwnership};
 
@@ -27,6 +29,9 @@ pub struct Applied {
     /// Functions that are not what was recorded, or were not recorded at all. They must not come to their recorded owner: the caller
     /// rolls back.
     pub altered: Vec<String>,
+    /// Tables and views whose triggers, rules or definition do not read as recorded, in words. The server writes some anew after a restore that
+    /// mean the same: of use where no definitions were recorded.
+    pub reads_otherwise: Vec<String>,
 }
 
 /// Every privilege that PostgreSQL 14 to 18 knows on the objects handled here. Source: src/include/utils/acl.h, `ACL_ALL_RIGHTS_STR`.
@@ -119,7 +124,8 @@ pub async fn apply(
     after.extend(default_acls(&mut tx, scope, &roles).await?);
     compare(&after, ownership, &mut run);
     tx.commit().await?;
-    Ok(Applied { statements: run.statements, differences: run.differences, altered })
+    let (differences, reads_otherwise) = (run.differences, run.reads_otherwise);
+    Ok(Applied { statements: run.statements, differences, altered, reads_otherwise })
 }
 
 /// The roles of whose default privileges something was recorded, if they exist.
@@ -147,57 +153,6 @@ pub async fn differences(
     Ok(run.differences)
 }
 
-/// Objects whose owner is given in one transaction by [`apply_in_parts`]: each needs a few of the server's locks until its end.
-const PART: usize = 500;
-
-/// Does the larger part of [`apply`]'s work in several transactions, so that it needs few locks at once; [`apply`] afterwards finds little
-/// to do and tells what differs. The schemas themselves are left to it. Does nothing where one transaction will do, and when code was
-/// altered, which is to be refused.
-pub async fn apply_in_parts(
-    c: &mut PgConnection,
-    scope: &DumpScope,
-    ownership: &[ObjectOwnership],
-    recorded_on: u32,
-) -> Result<(), sqlx::Error> {
-    let ownership = &*older::in_words_of(server_version(c).await?, ownership, recorded_on);
-    let recorded: HashMap<(&str, &str), &ObjectOwnership> =
-        ownership.iter().map(|o| ((o.kind.as_str(), o.identity.as_str()), o)).collect();
-    let mut run = Run { roles: existing_roles(c).await?, ..Run::default() };
-    let before = objects(c, scope).await?;
-    if before.len() <= PART || !altered(&before, &recorded, &mut run).is_empty() {
-        return Ok(());
-    }
-    let owners: BTreeSet<&str> =
-        ownership.iter().map(|o| o.owner.as_str()).filter(|o| run.roles.contains(*o)).collect();
-    let mut tx = c.begin().await?;
-    for schema in before.iter().filter(|f| f.alter_word == "SCHEMA") {
-        let may_create =
-            owners.iter().map(|o| format!("GRANT USAGE, CREATE ON SCHEMA {} TO {}", schema.reference, ident(o)));
-        let statements: Vec<String> = may_create.collect();
-        let _ = run.execute(&mut tx, &statements).await?;
-    }
-    tx.commit().await?;
-    for part in before.chunks(PART) {
-        let mut tx = c.begin().await?;
-        for found in part.iter().filter(|f| f.alter_word != "SCHEMA") {
-            if let Some(wanted) = recorded.get(&found.key()) {
-                run.give_owner(&mut tx, found, &wanted.owner).await?;
-            }
-        }
-        tx.commit().await?;
-    }
-    for part in objects(c, scope).await?.chunks(PART) {
-        let mut tx = c.begin().await?;
-        for found in part.iter().filter(|f| f.alter_word != "SCHEMA") {
-            if let Some(wanted) = recorded.get(&found.key()) {
-                run.give_grants(&mut tx, found, wanted).await?;
-            }
-        }
-        tx.commit().await?;
-    }
-    Ok(())
-}
-
 /// What runs other code than was recorded. Functions are named, to be refused: their text comes back from a dump to the letter. Triggers
 /// and views are written anew by the server, so that a difference there is told but not refused.
 fn altered(found: &[Found], recorded: &HashMap<(&str, &str), &ObjectOwnership>, run: &mut Run) -> Vec<String> {
@@ -211,7 +166,7 @@ fn altered(found: &[Found], recorded: &HashMap<(&str, &str), &ObjectOwnership>, 
         match recorded.get(&object.key()) {
             Some(known) if known.code == object.code => {}
             Some(_) if !is_function => {
-                run.differences.push(format!("{}: its triggers, rules or definition are others", object.name()));
+                run.reads_otherwise.push(format!("{}: its triggers, rules or definition are others", object.name()));
             }
             // A view that the dump's code has made would be given to the schema's owner, and read with that owner's rights.
             None if !is_function && !object.alter_word.ends_with("VIEW") => {}
@@ -241,6 +196,8 @@ struct Found {
     column_acl: Option<Json<Vec<Privilege>>>,
     /// A digest of the code it runs: a function's body, a relation's triggers and rules.
     code: Option<String>,
+    /// About how many locks it takes to give it to another owner.
+    locks: i64,
 }
 
 #[derive(FromRow)]
@@ -352,6 +309,7 @@ async fn default_acls(c: &mut PgConnection, scope: &DumpScope, roles: &[String])
             default_acl: Some(row.default_acl),
             column_acl: None,
             code: None,
+            locks: 1,
         }
     });
     Ok(found.collect())
@@ -374,6 +332,7 @@ struct Run {
     roles: HashSet<String>,
     statements: usize,
     differences: Vec<String>,
+    reads_otherwise: Vec<String>,
     /// Differences already named with their cause, so that the final comparison does not repeat them.
     named: HashSet<(String, String)>,
     missing_roles: BTreeMap<String, usize>,

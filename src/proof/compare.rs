@@ -63,8 +63,14 @@ pub(super) struct Found {
     pub sequences: Vec<SequenceValue>,
     /// Sequences that count down, by schema and name.
     pub descending: Vec<(String, String)>,
-    pub definition: Vec<Defined>,
+    /// `None`: more than memory should be given to.
+    pub definition: Option<Vec<Defined>>,
 }
+
+/// What a difference is that stands for those that are not told one by one.
+pub const FURTHER: &str = "further differences";
+/// What a difference is when there are more definitions than are compared.
+pub const TOO_MANY: &str = "number of definitions";
 
 pub(super) fn compare(content: &DatabaseContent, found: &Found, surroundings: Surroundings) -> Vec<Difference> {
     let mut differences = Vec::new();
@@ -84,13 +90,19 @@ pub(super) fn compare(content: &DatabaseContent, found: &Found, surroundings: Su
         // It names what is missing or new itself.
         differences.retain(|difference| difference.what != EXISTENCE);
         let versions = (content.server_version, found.server_version);
-        definitions(definition, &found.definition, versions, surroundings, &mut differences);
+        match &found.definition {
+            Some(now) => definitions(definition, now, versions, surroundings, &mut differences),
+            None => {
+                let object = "the schema".to_owned();
+                differences.push(changed(object, TOO_MANY, definition.len(), "more than are compared"));
+            }
+        }
     }
     if differences.len() > MOST {
         let more = differences.split_off(MOST).len();
         differences.push(Difference {
             object: "everything else".to_owned(),
-            what: "further differences".to_owned(),
+            what: FURTHER.to_owned(),
             expected: None,
             found: Some(more.to_string()),
         });

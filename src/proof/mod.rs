@@ -11,7 +11,7 @@ mod rows;
 
 use sqlx::PgConnection;
 
-pub use self::compare::{Difference, told};
+pub use self::compare::{Difference, FURTHER, TOO_MANY, told};
 use crate::{
     manifest::{DatabaseContent, DumpScope, Requirements, SequenceValue, TableRows},
     postgres::{
@@ -65,7 +65,8 @@ pub async fn take(connection: &mut PgConnection, request: Request<'_>) -> Result
     let definition = if request.level == ProofLevel::Off || request.is_partial {
         Vec::new()
     } else {
-        definition::read(connection, request.whole, request.requirements).await?
+        // Of more than memory should be given to nothing is recorded, and the missing digest tells.
+        definition::read(connection, request.whole, request.requirements).await?.unwrap_or_default()
     };
     let definition_sha256 = (!definition.is_empty()).then(|| definition::digest(&definition));
     let (tables, rows) = match request.level {
@@ -132,7 +133,7 @@ pub async fn differences(
         Some(proof) if !proof.definition.is_empty() => {
             definition::read(connection, selection, &content.requirements).await?
         }
-        _ => Vec::new(),
+        _ => Some(Vec::new()),
     };
     let found = compare::Found {
         server_version: inspect::server_version(connection).await?,
@@ -146,14 +147,9 @@ pub async fn differences(
     Ok(compare::compare(content, &found, surroundings))
 }
 
-/// As [`differences`], in words; a database that cannot be read is one of them.
-pub async fn differences_in_words(
-    connection: &mut PgConnection,
-    scope: &DumpScope,
-    content: &DatabaseContent,
-    surroundings: Surroundings,
-) -> Vec<String> {
-    match differences(connection, scope, content, surroundings).await {
+/// What [`differences`] has found, in words; that the database could not be read is one of them.
+pub fn in_words(found: Result<Vec<Difference>, sqlx::Error>) -> Vec<String> {
+    match found {
         Ok(differences) => told(&differences),
         Err(error) => vec![format!("what was restored could not be compared: {error}")],
     }

@@ -5,7 +5,7 @@ use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Plan, RestoreError, Session, Target, Way, grants, new_database,
+    Plan, RestoreError, Session, Target, Way, altered, grants, new_database,
     references::from_outside,
     role::{self, execute},
     script::LeaveOut,
@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     manifest::{DatabaseContent, DumpScope},
-    postgres::{ownership, quote::ident},
+    postgres::{ownership, quote::ident, tools::ClientTool},
     proof::{self, Surroundings},
+    proof_record::ProofLevel,
 };
 
 /// A schema in the catalog.
@@ -48,8 +49,7 @@ pub struct Finished {
 /// What [`Session::roll_back`] found and did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
-    /// Nothing of the restore was there (any more). Also the answer when a restore had finished that replaced no schema: then there
-    /// is nothing to tell it by, and restoring again harms nothing.
+    /// Nothing of the restore was there (any more).
     Nothing,
     /// Everything is as it was before.
     RolledBack,
@@ -62,7 +62,7 @@ impl Session {
     /// touched; then all is done in one transaction. Returns warnings: who outside the schema will go on pointing at the replaced one.
     ///
     /// # Errors
-    /// `restore.changed` when the schema is not the planned one any more, `restore.unfinished` when a former attempt was not rolled
+    /// `restore.tool` when there is no client that may restore, `restore.changed` when the schema is not the planned one any more, `restore.unfinished` when a former attempt was not rolled
     /// back, `restore.referenced_from_outside`, `restore.extension_inside`, `restore.requirement_missing`, `restore.too_many_objects`,
     /// or the server's refusal.
     pub async fn prepare(
@@ -71,6 +71,8 @@ impl Session {
         lifetime_seconds: u64,
     ) -> Result<Vec<String>, RestoreError> {
         let password = role::random_password();
+        // Before anything is touched: without it nothing is loaded.
+        self.tools.restore_client(ClientTool::Psql, self.server_version, self.allow_vulnerable_clients)?;
         if role::oid(&mut self.c, &self.plan.role).await?.is_some() {
             return Err(RestoreError::new(
                 "restore.unfinished",
@@ -183,7 +185,8 @@ impl Session {
         Ok(finished)
     }
 
-    /// What was loaded waits under a name of its own, or (when the live schema is aside) has the name already.
+    /// What was loaded waits under a name of its own, or (when the live schema is aside) has the name already and gives it up until it is
+    /// compared.
     async fn finish_schema(
         &mut self,
         plan: &Plan,
@@ -206,21 +209,40 @@ impl Session {
         let content = narrowed.as_ref().unwrap_or(content);
         let scope = DumpScope::Schema { schema: name.clone() };
         if !is_swap {
-            // Owners are given in several transactions where one would need too many locks: nobody but the role's end tells the difference.
-            ownership::apply_in_parts(&mut self.c, &scope, &content.ownership, content.server_version).await?;
+            // Before anybody has a right to any of it. The rows are compared below.
+            let mut defined = content.clone();
+            if let Some(proof) = &mut defined.proof {
+                proof.level = ProofLevel::Off;
+            }
+            let mut looking = self.c.begin().await?;
+            let found = proof::differences(&mut looking, &scope, &defined, Surroundings::Compared).await;
+            looking.rollback().await?;
+            altered::refuse_definitions(&mut self.c, content, self.server_version, &found).await?;
+            // Owners come back in several transactions, where one would need too many locks: whoever gets his own before the last of them
+            // finds nothing under the live name, which an empty schema keeps meanwhile.
+            let mut tx = self.c.begin().await?;
+            rename(&mut tx, name, &new_name).await?;
+            execute(&mut tx, ownership::keep_name(name, &plan.role)).await?;
+            tx.commit().await?;
+            let (owners, recorded_on) = (&content.ownership, content.server_version);
+            let waits = Some((new_name.as_str(), plan.role.as_str()));
+            ownership::apply_in_parts(&mut self.c, &scope, owners, recorded_on, waits).await?;
         }
 
         let mut tx = self.c.begin().await?;
         execute(&mut tx, LOCK_TIMEOUT.to_owned()).await?;
-        if is_swap {
-            if live_oid.is_some() {
-                rename(&mut tx, name, side).await?;
-                // Names move between a look and a rename.
-                if schema(&mut tx, side).await?.map(|s| s.oid) != *live_oid {
-                    return Err(changed(name));
-                }
+        if is_swap && live_oid.is_some() {
+            rename(&mut tx, name, side).await?;
+            // Names move between a look and a rename.
+            if schema(&mut tx, side).await?.map(|s| s.oid) != *live_oid {
+                return Err(changed(name));
             }
-            rename(&mut tx, &new_name, name).await?;
+        }
+        if !is_swap {
+            execute(&mut tx, ownership::give_up_name(name)).await?;
+        }
+        rename(&mut tx, &new_name, name).await?;
+        if is_swap {
             steps::drop(&mut tx, plan).await?;
         }
         if let Some(only) = beside.as_ref().and_then(|beside| beside.tables.as_deref()) {
@@ -228,13 +250,15 @@ impl Session {
         }
         // In a savepoint: what cannot be counted is a difference, and spoils nothing.
         let mut counting = tx.begin().await?;
-        let mut differences = count(&mut counting, &scope, content).await;
+        let found = proof::differences(&mut counting, &scope, content, Surroundings::Compared).await;
         counting.rollback().await?;
+        altered::refuse_definitions(&mut tx, content, self.server_version, &found).await?;
+        let mut differences = proof::in_words(found);
         let applied = ownership::apply(&mut tx, &scope, &content.ownership, content.server_version).await?;
-        refuse_altered(&applied.altered)?;
+        altered::refuse(&applied.altered)?;
         // Of single tables the record tells much that shall not be there.
         if narrowed.is_none() {
-            differences.extend(applied.differences);
+            differences.extend(altered::told(content, self.server_version, applied));
         }
         give_away_the_rest(&mut tx, plan, new_oid).await?;
         if let Some(beside) = beside {
@@ -269,11 +293,11 @@ impl Session {
         let kept = schema(&mut self.c, side).await?.filter(|s| Some(s.oid) == live_oid);
         let is_ours = now.as_ref().is_some_and(|s| Some(s.owner) == role_oid && Some(s.oid) != live_oid);
         if role_oid.is_none() {
-            let stands = match beside {
-                Some(beside) => schema(&mut self.c, &beside.schema).await?.is_some(),
-                None => kept.is_some() && now.is_some(),
-            };
-            if stands {
+            let last_name = beside.as_ref().map_or(name, |beside| &beside.schema);
+            let last = schema(&mut self.c, last_name).await?.map(|s| s.oid);
+            let is_made = plan.made.is_some() && last == plan.made;
+            // Only the last transaction leaves what was replaced and no role, whatever others have made of the name since.
+            if is_made || beside.is_none() && kept.is_some() && now.is_some() {
                 return Ok(Recovery::Finished);
             }
         }
@@ -350,18 +374,6 @@ fn detached(name: &str, outside: &[String]) -> RestoreError {
 /// it. After this long the step fails, and is tried again.
 pub(super) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '30s'";
 
-/// While a dump was loaded, everything belonged to the restore's role: also functions that are the platform's. A hostile row's check
-/// constraint could have replaced one, to have it run with its owner's rights. Then nothing is given back.
-pub(super) fn refuse_altered(altered: &[String]) -> Result<(), RestoreError> {
-    if altered.is_empty() {
-        return Ok(());
-    }
-    Err(RestoreError::new(
-        "restore.altered",
-        format!("the dump changed code that is not its own while it was loaded: {}", altered.join(", ")),
-    ))
-}
-
 pub(super) fn changed(name: &str) -> RestoreError {
     RestoreError::new(
         "restore.changed",
@@ -407,9 +419,4 @@ async fn give_away_the_rest(c: &mut PgConnection, plan: &Plan, schema_oid: u32) 
     execute(c, format!("REASSIGN OWNED BY {} TO {}", ident(&plan.role), ident(&heir))).await?;
     execute(c, format!("DROP OWNED BY {} RESTRICT", ident(&plan.role))).await?;
     execute(c, format!("DROP ROLE {}", ident(&plan.role))).await
-}
-
-/// What differs from the proof, but for owners and grants: those are compared where they are given back.
-pub(super) async fn count(c: &mut PgConnection, scope: &DumpScope, content: &DatabaseContent) -> Vec<String> {
-    proof::differences_in_words(c, scope, content, Surroundings::Compared).await
 }

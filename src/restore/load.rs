@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     RestoreError, Session, Target, Way, archive,
+    in_place::schema,
+    new_database,
     role::random_word,
     script::{LeaveOut, ScriptReader},
     stage::{self, Stage},
@@ -57,7 +59,7 @@ pub struct Load {
 }
 
 impl Session {
-    /// Feeds the content to the server as the restricted role and commits. On any error, and when cancelled, nothing was committed
+    /// Feeds the content to the server as the restricted role and commits. Then the [`plan`](Self::plan) tells what was made. On any error, and when cancelled, nothing was committed
     /// or the caller's [`roll_back`](Self::roll_back) takes it away: call it then.
     ///
     /// # Errors
@@ -123,7 +125,9 @@ impl Session {
         match fed {
             Ok(()) if exit.status.success() => {
                 stage::reached(Stage::Loaded).await;
-                self.read_marker(&words.marker).await
+                self.read_marker(&words.marker).await?;
+                self.plan.made = self.filled().await?;
+                Ok(())
             }
             Ok(()) if load.cancel.is_cancelled() => Err(RestoreError::cancelled()),
             Ok(()) | Err(Failure::Psql) => Err(psql_failed(&exit)),
@@ -145,6 +149,20 @@ impl Session {
         let fit_for =
             |version| self.tools.restore_client(ClientTool::PgRestore, version, self.allow_vulnerable_clients);
         fit_for(self.server_version.max(self.dumped_by)).or_else(|_| fit_for(self.server_version))
+    }
+
+    /// The oid of what the dump has gone into.
+    async fn filled(&mut self) -> Result<Option<u32>, RestoreError> {
+        match &self.plan.target {
+            Target::Schema { schema: name, .. } => {
+                let waiting = self.plan.new_name();
+                let loaded_as = if self.way == Way::OneTransaction { &waiting } else { name };
+                Ok(schema(&mut self.c, loaded_as).await?.map(|found| found.oid))
+            }
+            Target::Database { database } => {
+                Ok(new_database::find(&mut self.c, database).await?.map(|found| found.oid))
+            }
+        }
     }
 
     /// The marker is a setting of the role, written by the load's own transaction: it is there if and only if that was committed.

@@ -22,6 +22,7 @@
 //! What always holds: while the role exists the restore is unfinished, and [`Session::roll_back`] decides from the catalog what is to
 //! be done. The transaction that gives the tenant its data drops the role.
 
+mod altered;
 mod archive;
 mod error;
 pub mod files;

@@ -8,8 +8,8 @@ use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::{
-    RestoreError, Session, Way,
-    in_place::{Finished, Recovery, refuse_altered, rename},
+    RestoreError, Session, Way, altered,
+    in_place::{Finished, Recovery, rename},
     role::{self, execute},
     script::LeaveOut,
     stage::{self, Stage},
@@ -23,17 +23,24 @@ use crate::{
     proof::{self, Surroundings},
 };
 
-/// The database's owner, while the database exists.
-async fn owner(c: &mut PgConnection, database: &str) -> Result<Option<u32>, RestoreError> {
-    let owner: Option<i64> = sqlx::query_scalar("SELECT datdba::int8 FROM pg_catalog.pg_database WHERE datname = $1")
-        .bind(database)
-        .fetch_optional(c)
-        .await?;
-    Ok(owner.and_then(|oid| u32::try_from(oid).ok()))
+/// A database in the catalog.
+pub(super) struct Database {
+    pub oid: u32,
+    pub owner: u32,
+}
+
+pub(super) async fn find(c: &mut PgConnection, database: &str) -> Result<Option<Database>, RestoreError> {
+    let row: Option<(i64, i64)> =
+        sqlx::query_as("SELECT oid::int8, datdba::int8 FROM pg_catalog.pg_database WHERE datname = $1")
+            .bind(database)
+            .fetch_optional(c)
+            .await?;
+    let oid = |number: i64| u32::try_from(number).unwrap_or_default();
+    Ok(row.map(|(number, owner)| Database { oid: oid(number), owner: oid(owner) }))
 }
 
 pub(super) async fn refuse_existing(c: &mut PgConnection, database: &str) -> Result<(), RestoreError> {
-    match owner(c, database).await? {
+    match find(c, database).await? {
         None => Ok(()),
         Some(_) => Err(RestoreError::new("restore.name_taken", format!("there already is a database {database:?}"))),
     }
@@ -153,19 +160,22 @@ pub(super) async fn finish(
     let role = session.plan.role.clone();
     let scope = DumpScope::Database { database: database.to_owned() };
     let mut target = session.target_connect().connect().await?;
+    role::roll_back_prepared(&mut target, &role).await?;
     // Of a schema's backup nothing else in the database was recorded.
     let (owned, surroundings) = match &content.scope {
         schema @ DumpScope::Schema { .. } => (schema, Surroundings::Ignored),
         DumpScope::Database { .. } => (&scope, Surroundings::Compared),
     };
-    let mut differences = proof::differences_in_words(&mut target, owned, content, surroundings).await;
+    let found = proof::differences(&mut target, owned, content, surroundings).await;
+    altered::refuse_definitions(&mut target, content, session.server_version, &found).await?;
+    let mut differences = proof::in_words(found);
     if session.way != Way::OneTransaction {
-        ownership::apply_in_parts(&mut target, owned, &content.ownership, content.server_version).await?;
+        ownership::apply_in_parts(&mut target, owned, &content.ownership, content.server_version, None).await?;
     }
     let mut tx = target.begin().await?;
     let applied = ownership::apply(&mut tx, owned, &content.ownership, content.server_version).await?;
-    refuse_altered(&applied.altered)?;
-    differences.extend(applied.differences);
+    altered::refuse(&applied.altered)?;
+    differences.extend(altered::told(content, session.server_version, applied));
     // What nobody could be named for, and the database itself, are ours.
     execute(&mut tx, format!("REASSIGN OWNED BY {} TO CURRENT_USER", ident(&role))).await?;
     execute(&mut tx, format!("DROP OWNED BY {} RESTRICT", ident(&role))).await?;
@@ -178,6 +188,32 @@ pub(super) async fn finish(
     tx.commit().await?;
     _ = target.close().await;
     Ok(Finished { schema_oid: None, differences })
+}
+
+/// Takes out of the way what a dump can have left to keep its database: transactions that it prepared, and what a database's owner may say
+/// of it.
+async fn make_droppable(session: &mut Session, database: &str) -> Result<(), RestoreError> {
+    let (is_kept, is_prepared): (bool, bool) = sqlx::query_as(
+        // A limit of -2 marks a database of which a DROP was interrupted: nothing but another DROP may touch it.
+        "SELECT d.datconnlimit <> -2 AND (d.datistemplate OR NOT d.datallowconn OR d.datconnlimit >= 0), \
+                EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts x WHERE x.database = d.datname) \
+         FROM pg_catalog.pg_database d WHERE d.datname = $1",
+    )
+    .bind(database)
+    .fetch_one(&mut session.c)
+    .await?;
+    if is_kept {
+        let allowed = "IS_TEMPLATE false ALLOW_CONNECTIONS true CONNECTION LIMIT -1";
+        execute(&mut session.c, format!("ALTER DATABASE {} WITH {allowed}", ident(database))).await?;
+    }
+    if is_prepared {
+        // A time limit of one millisecond, for one.
+        execute(&mut session.c, format!("ALTER DATABASE {} RESET ALL", ident(database))).await?;
+        let mut target = session.target_connect().connect().await?;
+        role::roll_back_prepared(&mut target, &session.plan.role).await?;
+        _ = target.close().await;
+    }
+    Ok(())
 }
 
 /// Drops what belongs to a restore. Only what stays in it is forced out: `FORCE` also takes autovacuum's workers for sessions, which a role that is no
@@ -198,11 +234,13 @@ pub(super) async fn roll_back(
     database: &str,
     role_oid: Option<u32>,
 ) -> Result<Recovery, RestoreError> {
-    let owner = owner(&mut session.c, database).await?;
+    let found = find(&mut session.c, database).await?;
     if role_oid.is_none() {
-        return Ok(if owner.is_some() { Recovery::Finished } else { Recovery::Nothing });
+        let is_made = session.plan.made.is_some() && found.map(|found| found.oid) == session.plan.made;
+        return Ok(if is_made { Recovery::Finished } else { Recovery::Nothing });
     }
-    if owner == role_oid {
+    if found.map(|found| found.owner) == role_oid {
+        make_droppable(session, database).await?;
         drop_database(&mut session.c, database).await?;
     }
     role::drop(&mut session.c, &session.plan.role).await?;

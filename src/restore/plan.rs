@@ -21,6 +21,10 @@ pub struct Plan {
     /// In a new database: the name that the backup's schema gets. `None`: its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_becomes: Option<String>,
+    /// The oid of the schema or database that the load has filled. By it the restore is known when others have made something of its name
+    /// meanwhile. `None`: nothing was loaded yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<u32>,
 }
 
 /// Which server and database a restore goes to.
@@ -88,7 +92,8 @@ impl Plan {
     }
 
     fn of(id: RestoreId, target: Target) -> Self {
-        Self { id, target, role: format!("hf_restore_{}", id.short()), place: Place::default(), schema_becomes: None }
+        let role = format!("hf_restore_{}", id.short());
+        Self { id, target, role, place: Place::default(), schema_becomes: None, made: None }
     }
 
     /// The name that the restored schema has from its load's commit until everything about it is right.

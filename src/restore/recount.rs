@@ -2,7 +2,7 @@
 
 use sqlx::Connection as _;
 
-use super::{RestoreError, Session, Target, in_place::schema, role};
+use super::{RestoreError, Session, Target, Way, altered, in_place::schema, role};
 use crate::{
     manifest::{DatabaseContent, DumpScope},
     postgres::ownership,
@@ -53,21 +53,29 @@ impl Session {
         role::disable(&mut self.c, &role).await?;
         let scope = scope_within(&database, content);
         let mut target = self.target_connect().connect().await?;
-        let differences = proof::differences(&mut target, &scope, content, Surroundings::Ignored).await?;
+        role::roll_back_prepared(&mut target, &role).await?;
+        let found = proof::differences(&mut target, &scope, content, Surroundings::Ignored).await;
+        altered::refuse_definitions(&mut target, content, self.server_version, &found).await?;
+        let differences = found?;
+        if self.way != Way::OneTransaction {
+            let (owners, recorded_on) = (&content.ownership, content.server_version);
+            ownership::apply_in_parts(&mut target, &scope, owners, recorded_on, None).await?;
+        }
         let mut tx = target.begin().await?;
         let applied = ownership::apply(&mut tx, &scope, &content.ownership, content.server_version).await?;
-        super::in_place::refuse_altered(&applied.altered)?;
+        altered::refuse(&applied.altered)?;
         tx.commit().await?;
         _ = target.close().await;
-        Ok(Trial { differences, of_owners: applied.differences })
+        Ok(Trial { differences, of_owners: altered::told(content, self.server_version, applied) })
     }
 
-    /// The oid of the schema that is live under the target's name now; `None` for a database.
+    /// The oid of the restored schema, or, where the plan does not tell it, of the one that has its name now; `None` for a database.
     ///
     /// # Errors
     /// The database cannot be reached.
     pub async fn restored_oid(&mut self) -> Result<Option<u32>, RestoreError> {
         match &self.plan.target {
+            Target::Schema { .. } if self.plan.made.is_some() => Ok(self.plan.made),
             Target::Schema { schema: name, .. } => Ok(schema(&mut self.c, name).await?.map(|found| found.oid)),
             Target::Database { .. } => Ok(None),
         }
@@ -83,7 +91,7 @@ fn scope_within(database: &str, content: &DatabaseContent) -> DumpScope {
 }
 
 async fn compare(c: &mut sqlx::PgConnection, scope: &DumpScope, content: &DatabaseContent) -> Vec<String> {
-    let mut differences = proof::differences_in_words(c, scope, content, Surroundings::Compared).await;
+    let mut differences = proof::in_words(proof::differences(c, scope, content, Surroundings::Compared).await);
     match ownership::differences(c, scope, &content.ownership, content.server_version).await {
         Ok(of_owners) => differences.extend(of_owners),
         Err(error) => differences.push(format!("owners and grants could not be compared: {error}")),

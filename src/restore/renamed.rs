@@ -6,11 +6,16 @@ use super::{RestoreError, Session, Target};
 
 impl Session {
     /// The functions of a renamed copy that name the backup's schema in their body or settings, told for people. They are text: no renaming
-    /// changes them, and they go on working on the schema of the old name, if there is one.
-    ///
-    /// # Errors
-    /// The database cannot be reached.
-    pub async fn bodies_that_name_another(&mut self) -> Result<Vec<String>, RestoreError> {
+    /// changes them, and they go on working on the schema of the old name, if there is one. That they could not be looked at is told like
+    /// one: the restore stands by then.
+    pub async fn bodies_that_name_another(&mut self) -> Vec<String> {
+        match self.named_in_bodies().await {
+            Ok(told) => told,
+            Err(error) => vec![format!("whether functions name the schema's old name is not known: {error}")],
+        }
+    }
+
+    async fn named_in_bodies(&mut self) -> Result<Vec<String>, RestoreError> {
         let (now, then) = match (&self.plan.target, &self.plan.schema_becomes) {
             (Target::Schema { schema, beside: Some(copy), .. }, _) => (&copy.schema, schema),
             (Target::Database { .. }, Some(becomes)) => (becomes, &self.schema_was),

@@ -139,8 +139,8 @@ pub(super) async fn disable(c: &mut PgConnection, role: &str) -> Result<(), Rest
     Err(RestoreError::passing("restore.session_remains", format!("a session of role {role:?} does not end")))
 }
 
-/// A transaction that a dump has prepared outlives its session, with its locks.
-async fn roll_back_prepared(c: &mut PgConnection, role: &str) -> Result<(), RestoreError> {
+/// A transaction that a dump has prepared outlives its session, with its locks, and ends only in its own database: the connection's.
+pub(super) async fn roll_back_prepared(c: &mut PgConnection, role: &str) -> Result<(), RestoreError> {
     let prepared: Vec<String> = sqlx::query_scalar(
         "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE owner = $1 AND database = current_database()",
     )
@@ -148,7 +148,11 @@ async fn roll_back_prepared(c: &mut PgConnection, role: &str) -> Result<(), Rest
     .fetch_all(&mut *c)
     .await?;
     for gid in prepared {
-        execute(c, format!("ROLLBACK PREPARED {}", literal(&gid))).await?;
+        // Whoever is no superuser has to be the one who prepared it. Source: `LockGXact` in twophase.c.
+        execute(c, format!("SET ROLE {}", ident(role))).await?;
+        let ended = execute(c, format!("ROLLBACK PREPARED {}", literal(&gid))).await;
+        execute(c, "RESET ROLE".to_owned()).await?;
+        ended?;
     }
     Ok(())
 }

@@ -113,27 +113,37 @@ impl Session {
     }
 }
 
-/// Relations that are dropped in one transaction: each needs a few of the server's locks until its end.
+/// About how many of the server's locks a transaction takes that drops relations.
 const PART: i64 = 500;
 
-/// Empties a schema that nobody uses, when it has more tables than one transaction should drop. Safe to repeat.
+/// Empties a schema that nobody uses, when one transaction that drops it would need more locks than one should. Safe to repeat.
 pub(super) async fn drop_in_parts(c: &mut PgConnection, schema_oid: u32) -> Result<(), RestoreError> {
     loop {
+        // A table goes with its indexes and what it keeps of long values; its partitions, which would go with it too, go before it.
         let drops: Vec<String> = sqlx::query_scalar(
-            "SELECT format('DROP %s IF EXISTS %I.%I CASCADE', \
-                    CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' \
-                                   WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname) \
-             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             WHERE n.oid = $1::int8::oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') \
-               AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
-                               AND d.objid = c.oid AND d.deptype IN ('a', 'i', 'e')) \
-             ORDER BY c.oid LIMIT $2",
+            "WITH relations AS ( \
+                 SELECT c.oid, c.relname, c.relispartition, \
+                        CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' \
+                                       WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, \
+                        1 + (SELECT count(*) FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid) \
+                        + CASE WHEN c.reltoastrelid <> 0 THEN 2 ELSE 0 END AS locks \
+                 FROM pg_catalog.pg_class c \
+                 WHERE c.relnamespace = $1::int8::oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') \
+                   AND (c.relispartition \
+                        OR NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
+                                       AND d.objid = c.oid AND d.deptype IN ('a', 'i', 'e'))) \
+             ), summed AS ( \
+                 SELECT *, sum(locks) OVER (ORDER BY NOT relispartition, oid) AS upto, sum(locks) OVER () AS total FROM relations \
+             ) \
+             SELECT format('DROP %s IF EXISTS %I.%I CASCADE', s.kind, n.nspname, s.relname) \
+             FROM summed s JOIN pg_catalog.pg_namespace n ON n.oid = $1::int8::oid \
+             WHERE s.total > $2 AND s.upto - s.locks < $2 ORDER BY s.upto",
         )
         .bind(i64::from(schema_oid))
         .bind(PART)
         .fetch_all(&mut *c)
         .await?;
-        if i64::try_from(drops.len()).unwrap_or(i64::MAX) < PART {
+        if drops.is_empty() {
             return Ok(());
         }
         let mut tx = c.begin().await?;

@@ -1,9 +1,10 @@
 //! Where a row of the outbox goes, as its channel stands when it is sent: one that was switched off or removed meanwhile hears nothing.
 
-use super::App;
+use super::{App, Recipient, TellError, recipients};
 use crate::{
     catalog::{self, ChannelConfig, ChannelRow},
-    history::DueNotice,
+    history::{self, DueNotice},
+    notice::Notice,
     notify::{Address, ChosenBy},
 };
 
@@ -16,8 +17,46 @@ pub(super) enum Nowhere {
     Now(String),
 }
 
-/// Looks an address up.
-pub(super) async fn of(app: &App, due: &DueNotice) -> Result<Address, Nowhere> {
+/// Which of the facts the recipient is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Words {
+    /// Those that were written for it.
+    AsWritten,
+    /// The same, but not where databases and storages are.
+    WithoutPlaces,
+}
+
+/// Looks an address up. An e-mail address is told once, whatever lists it is on: when the list that the row names is no more, it still goes to
+/// whom another list has.
+pub(super) async fn of(app: &App, due: &DueNotice, notice: &Notice) -> Result<(Address, Words), Nowhere> {
+    match of_row(app, due).await {
+        Ok(address) => Ok((address, Words::AsWritten)),
+        Err(Nowhere::Ever(why)) if due.channel == "email" => {
+            let found = on_another_list(app, due, notice).await;
+            match found.map_err(|error| Nowhere::Now(format!("control plane: {error}")))? {
+                Some(words) => Ok((Address::Email(due.recipient.clone()), words)),
+                None => Err(Nowhere::Ever(why)),
+            }
+        }
+        Err(nowhere) => Err(nowhere),
+    }
+}
+
+/// Looks whether the address would hear of it if it were told now.
+async fn on_another_list(app: &App, due: &DueNotice, notice: &Notice) -> Result<Option<Words>, TellError> {
+    let Ok(event) = due.event.parse() else { return Ok(None) };
+    let mut connection = app.pool.acquire().await?;
+    let asked_for = history::notice_asked_for(&mut *connection, due.id).await?;
+    let asked_for = asked_for.as_deref();
+    let found = recipients(&mut connection, app, event, due.project_id.as_deref(), asked_for, notice).await?;
+    let same = |recipient: &&Recipient| {
+        recipient.kind == "email" && recipient.name.to_lowercase() == due.recipient.to_lowercase()
+    };
+    let words = |found: &Recipient| if found.is_platforms { Words::AsWritten } else { Words::WithoutPlaces };
+    Ok(found.iter().find(same).map(words))
+}
+
+async fn of_row(app: &App, due: &DueNotice) -> Result<Address, Nowhere> {
     let Some(id) = due.channel_id else {
         return match due.channel.as_str() {
             "email" => Ok(Address::Email(due.recipient.clone())),

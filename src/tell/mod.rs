@@ -3,7 +3,8 @@
 //!
 //! What always holds: the same thing is written once for each recipient, whoever notices it and however often; a mail server's trouble
 //! changes nothing but rows of the outbox; a row is attempted by one process at a time, and told again only when a process died, or the
-//! connection, between the receiver's word and its writing down. Then it carries the same number as before.
+//! connection, between the receiver's word and its writing down, and then it carries the same number as before; receivers that hang delay the
+//! news of their own organisation or project alone.
 
 mod address;
 mod facts;
@@ -14,7 +15,7 @@ use sqlx::PgConnection;
 
 pub use self::{
     facts::backup,
-    sending::{Round, send_due},
+    sending::{Postman, Round},
     trial::{Trial, channel as test_channel, email as test_email},
 };
 use crate::{
@@ -95,7 +96,7 @@ impl Recipient {
 
 /// Writes a notice into the outbox for everyone who hears of it, in the transaction of what it tells about. Gives how many are new.
 pub async fn tell(connection: &mut PgConnection, app: &App, told: &Told<'_>) -> Result<usize, TellError> {
-    let recipients = recipients(connection, app, told).await?;
+    let recipients = recipients(connection, app, told.event, told.project_id, told.asked_for, &told.notice).await?;
     if recipients.is_empty() {
         return Ok(0);
     }
@@ -138,10 +139,17 @@ fn hide_endpoints(notice: &mut Notice) {
 
 /// Everyone who hears of it. The platform's own come first, then an organisation's, then a project's: an address is told once, and whoever may
 /// take it off one list must not keep it from hearing what another list has it for.
-async fn recipients(connection: &mut PgConnection, app: &App, told: &Told<'_>) -> Result<Vec<Recipient>, TellError> {
+async fn recipients(
+    connection: &mut PgConnection,
+    app: &App,
+    event: NoticeEvent,
+    project_id: Option<&str>,
+    asked_for: Option<&str>,
+    notice: &Notice,
+) -> Result<Vec<Recipient>, TellError> {
     // What is no success although it is over is heard of by those as well who hear of failures alone.
-    let mut events = vec![told.event];
-    if told.notice.is_worrying(told.event) {
+    let mut events = vec![event];
+    if notice.is_worrying(event) {
         events.push(NoticeEvent::Failed);
     }
     let mut found = Vec::new();
@@ -151,7 +159,7 @@ async fn recipients(connection: &mut PgConnection, app: &App, told: &Told<'_>) -
     }
     let mut channels: Vec<ChannelRow> = Vec::new();
     for event in events {
-        for row in catalog::channels_of(&mut *connection, told.project_id.unwrap_or_default(), event).await? {
+        for row in catalog::channels_of(&mut *connection, project_id.unwrap_or_default(), event).await? {
             if channels.iter().all(|known| known.id != row.id) {
                 channels.push(row);
             }
@@ -160,8 +168,8 @@ async fn recipients(connection: &mut PgConnection, app: &App, told: &Told<'_>) -
     channels.sort_by_key(|row| (row.project_id.is_some(), row.organization_id.is_some(), row.created_at));
     found.extend(channels.iter().flat_map(|row| of_channel(app, row)));
     // Whoever asked for a backup knows that it begins. A row that a platform wrote itself was checked by nobody.
-    if told.event != NoticeEvent::Started {
-        let asked_for = told.asked_for.filter(|to| is_email_address(to));
+    if event != NoticeEvent::Started {
+        let asked_for = asked_for.filter(|to| is_email_address(to));
         found.extend(asked_for.map(|address| Recipient::email(address, None, false)));
     }
     let mut keys = std::collections::BTreeSet::new();

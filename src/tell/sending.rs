@@ -1,19 +1,16 @@
-//! Emptying the outbox. Any number of processes may: rows are claimed with a lease, and one whose process died is taken when that lapses.
+//! Emptying the outbox. Any number of processes may: a row is claimed with a lease when its attempt begins, and one whose process died is taken
+//! when that lapses. Who comes when is [`history::claim_notices`]'s to say.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, stream};
 use rand::RngExt as _;
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{
     App, TellError,
-    address::{self, Nowhere},
+    address::{self, Nowhere, Words},
+    hide_endpoints,
 };
 use crate::{
     clock::Timestamp,
@@ -23,15 +20,15 @@ use crate::{
     notify::{Letter, SendError, Senders, Trouble, Verdict},
 };
 
-/// Notices taken at once.
-const BATCH: i64 = 32;
+/// Notices on their way at once, from one process.
+const AT_ONCE: usize = 32;
 
-/// Notices on their way at once.
-const AT_ONCE: usize = 8;
+/// Of these, and of all processes', one owner's at most.
+const OF_ONE_OWNER: i64 = 4;
 
-/// How long others leave a notice alone. A batch is over long before: `BATCH / AT_ONCE` times the longest `notify.timeout_seconds`, and for a
-/// Telegram chat that has moved twice that.
-const LEASE: Duration = Duration::from_secs(900);
+/// How long others leave a notice alone. An attempt is over long before: the longest `notify.timeout_seconds`, and for a Telegram chat that has
+/// moved twice that.
+const LEASE: Duration = Duration::from_secs(300);
 
 /// Between the first attempt and the second; then twice that, and so on.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
@@ -56,100 +53,102 @@ impl std::ops::AddAssign for Round {
     }
 }
 
-/// Sends everything that is due. With `stop` no further notice is begun; those on their way are finished.
-pub async fn send_due(app: &App, senders: &Senders, stop: &CancellationToken) -> Result<Round, TellError> {
-    let mut round = Round::default();
-    round.given_up += usize::try_from(history::give_up_notices(&app.pool, app.clock.now()).await?).unwrap_or_default();
-    while !stop.is_cancelled() {
-        let claim = Claim {
-            now: app.clock.now(),
-            has_mail: senders.has_mail(),
-            limit: BATCH,
-            token: Uuid::new_v4(),
-            lease_seconds: LEASE.as_secs_f64(),
-        };
-        let due = history::claim_notices(&app.pool, &claim).await?;
-        let count = due.len();
-        let batch = Batch { app, senders, stop, token: claim.token, troubles: Mutex::default() };
-        let mut attempts = stream::iter(due.into_iter().map(|due| batch.attempt(due))).buffer_unordered(AT_ONCE);
-        let mut failure = None;
-        while let Some(done) = attempts.next().await {
-            match done {
-                Ok(done) => round += done,
-                // The others are on their way: what becomes of them is written down, or they would be sent twice.
-                Err(error) => failure = failure.or(Some(error)),
-            }
-        }
-        if let Some(error) = failure {
-            return Err(error);
-        }
-        if count < BATCH.cast_unsigned() as usize {
-            break;
-        }
-    }
-    Ok(round)
+/// Carries notices out, several at once. One that is dropped leaves those on their way to whoever finds their leases lapsed.
+#[derive(Debug)]
+pub struct Postman {
+    app: App,
+    senders: Arc<Senders>,
+    /// In lower case.
+    operators: Vec<String>,
+    under_way: JoinSet<Result<Round, TellError>>,
 }
 
-/// Notices that were claimed together.
-struct Batch<'a> {
-    app: &'a App,
-    senders: &'a Senders,
-    stop: &'a CancellationToken,
-    token: Uuid,
-    /// Ways that turned out to be in trouble, and when they are tried again.
-    troubles: Mutex<HashMap<(String, Option<Uuid>), Timestamp>>,
+impl Postman {
+    pub fn new(app: &App, senders: Senders) -> Self {
+        let operators = app.config.notify.operators.iter().map(|address| address.to_lowercase()).collect();
+        Self { app: app.clone(), senders: Arc::new(senders), operators, under_way: JoinSet::new() }
+    }
+
+    /// Gives up what nobody could send in its time, and begins with what is due, as far as there is room.
+    pub async fn begin(&mut self, gives_up: bool) -> Result<Round, TellError> {
+        let now = self.app.clock.now();
+        let given_up = if gives_up { history::give_up_notices(&self.app.pool, now).await? } else { 0 };
+        let room = AT_ONCE.saturating_sub(self.under_way.len());
+        if room > 0 {
+            let claim = Claim {
+                now,
+                has_mail: self.senders.has_mail(),
+                operators: &self.operators,
+                limit: room.cast_signed() as i64,
+                of_one_owner: OF_ONE_OWNER,
+                token: Uuid::new_v4(),
+                lease_seconds: LEASE.as_secs_f64(),
+            };
+            for due in history::claim_notices(&self.app.pool, &claim).await? {
+                self.under_way.spawn(attempt(self.app.clone(), Arc::clone(&self.senders), due, claim.token));
+            }
+        }
+        Ok(Round { given_up: usize::try_from(given_up).unwrap_or_default(), ..Round::default() })
+    }
+
+    /// The end of one that is on its way. `None`: none is. Nothing is lost when this is not waited for to its end.
+    pub async fn ended(&mut self) -> Option<Round> {
+        match self.under_way.join_next().await? {
+            Ok(Ok(round)) => Some(round),
+            Ok(Err(error)) => {
+                tracing::warn!("Notices: cannot write down what became of one, which may be sent again: {error}");
+                Some(Round::default())
+            }
+            Err(error) => {
+                tracing::error!("Notices: an attempt broke off: {error}");
+                Some(Round::default())
+            }
+        }
+    }
 }
 
-impl Batch<'_> {
-    /// One attempt at one notice, and the note of what became of it.
-    async fn attempt(&self, due: DueNotice) -> Result<Round, TellError> {
-        let way = (due.channel.clone(), due.channel_id.filter(|_| due.channel != "email"));
-        let trouble = self.troubles.lock().unwrap_or_else(PoisonError::into_inner).get(&way).copied();
-        if self.stop.is_cancelled() || trouble.is_some() {
-            self.end(&due, &NoticeEnd::HandedBack).await?;
-            if let Some(until) = trouble {
-                history::postpone_notices(&self.app.pool, &due.channel, due.channel_id, until).await?;
-            }
-            return Ok(Round::default());
-        }
-        let Err(error) = send(self.app, self.senders, &due).await else {
-            metrics::notice_attempt(kind(&due.channel), NoticeOutcome::Sent);
-            self.end(&due, &NoticeEnd::Sent).await?;
-            return Ok(Round { sent: 1, ..Round::default() });
-        };
-        let Some(at) = next_attempt(&error, &due, self.app.clock.now()) else {
-            metrics::notice_attempt(kind(&due.channel), NoticeOutcome::GivenUp);
-            tracing::error!(notice = due.id, event = %due.event, "Notices: given up: {error}");
-            self.end(&due, &NoticeEnd::GivenUp { error: &error.message }).await?;
-            return Ok(Round { given_up: 1, ..Round::default() });
-        };
-        metrics::notice_attempt(kind(&due.channel), NoticeOutcome::Later);
-        tracing::warn!(notice = due.id, "Notices: not sent by {}, trying again at {at}: {error}", due.channel);
-        if matches!(error.verdict, Verdict::Later { what: Trouble::Way, .. }) {
-            self.troubles.lock().unwrap_or_else(PoisonError::into_inner).entry(way).or_insert(at);
-            history::postpone_notices(&self.app.pool, &due.channel, due.channel_id, at).await?;
-        }
-        self.end(&due, &NoticeEnd::Later { at, error: &error.message }).await?;
-        Ok(Round { later: 1, ..Round::default() })
+/// One attempt at one notice, and the note of what became of it.
+async fn attempt(app: App, senders: Arc<Senders>, due: DueNotice, token: Uuid) -> Result<Round, TellError> {
+    let Err(error) = send(&app, &senders, &due).await else {
+        metrics::notice_attempt(kind(&due.channel), NoticeOutcome::Sent);
+        end(&app, &due, token, NoticeEnd::Sent).await?;
+        return Ok(Round { sent: 1, ..Round::default() });
+    };
+    let Some(at) = next_attempt(&error, &due, app.clock.now()) else {
+        metrics::notice_attempt(kind(&due.channel), NoticeOutcome::GivenUp);
+        tracing::error!(notice = due.id, event = %due.event, "Notices: given up: {error}");
+        end(&app, &due, token, NoticeEnd::GivenUp { error: &error.message }).await?;
+        return Ok(Round { given_up: 1, ..Round::default() });
+    };
+    metrics::notice_attempt(kind(&due.channel), NoticeOutcome::Later);
+    tracing::warn!(notice = due.id, "Notices: not sent by {}, trying again at {at}: {error}", due.channel);
+    if matches!(error.verdict, Verdict::Later { what: Trouble::Way, .. }) {
+        // Before this one ends: until then no other of its channel is begun.
+        history::postpone_notices(&app.pool, &due.channel, due.channel_id, at).await?;
     }
+    end(&app, &due, token, NoticeEnd::Later { at, error: &error.message }).await?;
+    Ok(Round { later: 1, ..Round::default() })
+}
 
-    async fn end(&self, due: &DueNotice, end: &NoticeEnd<'_>) -> Result<(), TellError> {
-        if !history::end_notice(&self.app.pool, due.id, self.token, self.app.clock.now(), end).await? {
-            tracing::warn!(notice = due.id, "Notices: another process has taken this notice meanwhile");
-        }
-        Ok(())
+async fn end(app: &App, due: &DueNotice, token: Uuid, end: NoticeEnd<'_>) -> Result<(), TellError> {
+    if !history::end_notice(&app.pool, due.id, token, app.clock.now(), &end).await? {
+        tracing::warn!(notice = due.id, "Notices: another process has taken this notice meanwhile");
     }
+    Ok(())
 }
 
 async fn send(app: &App, senders: &Senders, due: &DueNotice) -> Result<(), SendError> {
-    let to = address::of(app, due).await.map_err(|nowhere| match nowhere {
+    // What cannot be read as facts is told without them.
+    let mut notice: Notice = serde_json::from_value(due.payload.clone()).unwrap_or_default();
+    let (to, words) = address::of(app, due, &notice).await.map_err(|nowhere| match nowhere {
         Nowhere::Ever(why) => SendError { verdict: Verdict::Never, message: why.to_owned(), hint: None },
         Nowhere::Now(message) => {
             SendError { verdict: Verdict::Later { after: None, what: Trouble::One }, message, hint: None }
         }
     })?;
-    // What cannot be read as facts is told without them.
-    let notice: Notice = serde_json::from_value(due.payload.clone()).unwrap_or_default();
+    if words == Words::WithoutPlaces {
+        hide_endpoints(&mut notice);
+    }
     let letter = Letter { id: due.delivery_id, event: due.event.parse().ok(), at: due.created_at, notice: &notice };
     senders.send(&to, &letter, app.clock.now()).await
 }
@@ -181,6 +180,7 @@ mod tests {
         DueNotice {
             id: 1,
             delivery_id: Uuid::nil(),
+            project_id: None,
             event: "failed".to_owned(),
             channel: "email".to_owned(),
             channel_id: None,
@@ -216,9 +216,8 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_over_within_its_lease() {
-        let rounds = u64::try_from(BATCH).unwrap().div_ceil(AT_ONCE as u64);
+    fn an_attempt_is_over_within_its_lease() {
         // The longest that the configuration takes, twice for a chat that has moved.
-        assert!(Duration::from_secs(rounds * 60 * 2) < LEASE);
+        assert!(Duration::from_secs(60 * 2) < LEASE);
     }
 }

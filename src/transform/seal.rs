@@ -174,6 +174,7 @@ pub struct Seals {
 
 impl Seals {
     /// `accepted` are further keys beside the signing one. `since` is when this installation got its first key: what is younger has a seal.
+    /// `None`: that is not known, or nothing is older.
     pub fn new(signing: Option<SealKey>, accepted: Vec<PublicKey>, since: Option<Timestamp>) -> Self {
         Self { signing: signing.map(Arc::new), accepted, since }
     }

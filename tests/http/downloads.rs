@@ -1,14 +1,26 @@
 //! Downloads: the bytes, ranges of them, and which copy they come from.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::http::{Method, header};
-use holdfast::{artifact::Sha256Digest, history};
+use holdfast::{
+    app::App,
+    artifact::Sha256Digest,
+    auth::jwt::{self, Claims, Verifier},
+    history::{self, Backup},
+    http,
+    tenant::{Permission, Role},
+    transform::Identities,
+};
+use tower::ServiceExt;
 
 use super::{
     api::{TestApi, request},
     some_bytes,
-    support::app::everything,
+    support::app::{TestApp, everything, export},
 };
 
 #[tokio::test]
@@ -128,4 +140,76 @@ async fn a_file_name_cannot_leave_its_header() {
     let answer = api.get(&api.acme(), &format!("/api/backup/{id}/download")).await;
     let name = answer.headers[header::CONTENT_DISPOSITION].to_str().unwrap();
     assert_eq!(name, "attachment; filename=\".._x___filename__evil.exe__Set-Cookie__a_b__\"");
+}
+
+/// A Holdfast that has taken an encrypted backup, and may give it out decrypted.
+struct Taken {
+    test: TestApp,
+    backup: Backup,
+}
+
+impl Taken {
+    async fn new() -> Self {
+        let test = TestApp::with(|config| config.encryption.decrypted_downloads = true).await;
+        let sql = "CREATE SCHEMA tenant_acme; CREATE TABLE tenant_acme.t AS SELECT n FROM generate_series(1, 200000) n";
+        sqlx::raw_sql(sql).execute(&mut test.tenants().await).await.unwrap();
+        test.add_schema_project("acme", "tenant_acme").await;
+        let backup = test.backup(export("acme")).await;
+        assert_eq!(backup.encryption.as_deref(), Some("age"));
+        Self { test, backup }
+    }
+
+    /// Downloads as a member of the project, from an installation that is a little different.
+    async fn ask(&self, change: impl FnOnce(&mut App)) -> axum::response::Response {
+        let mut app = self.test.app.clone();
+        change(&mut app);
+        let claims = Claims {
+            subject: "Mia".to_owned(),
+            permissions: vec![Permission::Read],
+            project_ids: vec!["acme".parse().unwrap()],
+            organization_id: None,
+            role: Role::Member,
+        };
+        let (secret, auth) = (&app.keys.jwt_secret, &app.config.auth);
+        let token = jwt::issue(secret, auth, &claims, app.clock.now(), Duration::from_secs(60)).unwrap();
+        let verifier = Verifier::new(secret, auth, app.clock.clone()).unwrap();
+        let path = format!("/api/backup/{}/download?decrypt=true", self.backup.id);
+        http::router(app, verifier).oneshot(request(Method::GET, &path, Some(&token), None)).await.unwrap()
+    }
+}
+
+async fn code(answer: axum::response::Response) -> (u16, String) {
+    let status = answer.status().as_u16();
+    let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    (status, body["code"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn what_a_backup_holds_is_given_out_where_that_is_allowed_and_broken_off_where_it_is_not_right() {
+    let taken = Taken::new().await;
+    let answer = taken.ask(|_| {}).await;
+    assert_eq!(answer.status(), 200);
+    let name = answer.headers()[header::CONTENT_DISPOSITION].to_str().unwrap().to_owned();
+    assert!(name.ends_with(".sql\"") && !answer.headers().contains_key(header::CONTENT_LENGTH), "{name}");
+    let content = axum::body::to_bytes(answer.into_body(), 64 << 20).await.unwrap();
+    assert_eq!(taken.backup.content_sha256, Some(Sha256Digest::of(&content).to_string()));
+    assert!(String::from_utf8_lossy(&content).contains("CREATE TABLE tenant_acme.t"));
+    let events = history::events(&taken.test.app.pool, &everything(), taken.backup.backup_id()).await.unwrap();
+    let told: Vec<_> = events.iter().filter(|event| event.event == "downloaded").collect();
+    assert_eq!((told.len(), &told[0].detail["decrypted"]), (1, &serde_json::json!(true)));
+
+    let usual = taken.ask(|app| Arc::make_mut(&mut app.config).encryption.decrypted_downloads = false).await;
+    assert_eq!(code(usual).await, (403, "download.encrypted".to_owned()));
+    let without_key = taken.ask(|app| Arc::make_mut(&mut app.keys).identities = Identities::none()).await;
+    assert_eq!(code(without_key).await, (409, "key.unavailable".to_owned()));
+
+    // What was taken was something else: nobody is told that this is all of it.
+    sqlx::query("UPDATE control_plane.backups SET content_sha256 = repeat('0', 64)")
+        .execute(&taken.test.app.pool)
+        .await
+        .unwrap();
+    let answer = taken.ask(|_| {}).await;
+    assert_eq!(answer.status(), 200);
+    assert!(axum::body::to_bytes(answer.into_body(), 64 << 20).await.is_err());
 }

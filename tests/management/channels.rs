@@ -254,9 +254,18 @@ async fn a_test_says_who_has_taken_it_and_admins_are_told_nothing_of_what_operat
     assert!(seen["trials"][0]["problem"].as_str().unwrap().starts_with("no connection"), "{seen}");
     let hidden = api.post(&ada, &path, json!({})).await.data(200);
     assert_eq!(hidden["trials"][0]["problem"], "it was not taken; an operator can see why");
-    assert_eq!(api.post(&ada, &path, json!({})).await.problem(409), "channel.in_use", "a moment ago");
+    let soon = api.post(&ada, &path, json!({})).await;
+    assert_eq!(soon.problem(429), "channel.tested_lately");
+    assert_eq!(soon.headers["retry-after"], "10");
+    assert_eq!(api.post(&olga, &path, json!({})).await.status, 200, "operators are not held back");
+    // The control plane says when, to every process.
+    api.pool()
+        .execute("UPDATE control_plane.channels SET tested_at = tested_at - interval '10 seconds'")
+        .await
+        .unwrap();
+    assert_eq!(api.post(&ada, &path, json!({})).await.status, 200);
     let told: Vec<String> = api.audit().await.into_iter().map(|(event, ..)| event).collect();
-    assert_eq!(told.iter().filter(|event| *event == "channel_tested").count(), 2);
+    assert_eq!(told.iter().filter(|event| *event == "channel_tested").count(), 4);
     // The platform's mail server is none of their business either, wherever the mail goes.
     let mail = json!({ "type": "email", "to": ["a@example.com"] });
     let own = api.post(&ada, "/api/channels", channel(mail)).await.data(201)["id"].as_str().unwrap().to_owned();

@@ -252,10 +252,28 @@ async fn a_project_that_changes_hands_leaves_nothing_with_those_who_had_it() {
     let theirs = api.key(&ada, key("acme")).await;
     let operators = api.key(&api.log_in("root").await, key("acme")).await;
     let others = api.key(&olga, key("globex")).await;
+    let asked = json!({ "project_id": "acme", "notify_email": "ada@o-acme.example" });
+    let job = api.post(&ada, "/api/backup/export", asked).await.data(202)["job_id"].clone();
+    // A good backup, which expires when the project has been another's for long.
+    sqlx::query(
+        "UPDATE control_plane.backups SET status = 'completed', created_at = $1 - interval '30 days', expires_at = $1 + interval '1 day'",
+    )
+    .bind(api.clock.now())
+    .execute(api.pool())
+    .await
+    .unwrap();
+    let addresses = "SELECT count(*) FROM control_plane.jobs WHERE payload #>> '{request,notify_email}' IS NOT NULL";
     // Nothing changes hands, nothing ends.
     api.patch(&olga, "/api/projects/acme", json!({ "organization_id": "o-acme", "name": "still" })).await.data(200);
     assert_eq!(api.get(&theirs, "/api/projects/acme").await.status, 200);
+    assert_eq!(api.count(addresses).await, 1);
     api.patch(&olga, "/api/projects/acme", json!({ "organization_id": "o-globex" })).await.data(200);
+    // The address that somebody of then has named hears neither of that backup's end, nor of the project.
+    assert_eq!(api.count(addresses).await, 0, "{job}");
+    assert_eq!(holdfast::schedule::announce(&api.app).await.unwrap(), 1);
+    holdfast::schedule::look_for_stale(&api.app).await.unwrap();
+    let heard = "SELECT count(*) FROM control_plane.notices WHERE recipient LIKE '%o-acme.example'";
+    assert_eq!(api.count(heard).await, 0);
     assert_eq!(api.get(&theirs, "/api/projects/acme").await.status, 401);
     assert_eq!(api.get(&operators, "/api/projects/acme").await.status, 200);
     assert_eq!(api.get(&others, "/api/projects/globex").await.status, 200);

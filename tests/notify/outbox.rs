@@ -1,23 +1,26 @@
 //! The outbox: written once, claimed once, sent once — through outages and deaths.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use holdfast::{
     catalog::NoticeEvent,
     history,
     manage::channels::{self, ChannelChanges},
     notice::{AboutBackup, AboutRestore, AboutVerification, Notice},
-    tell::{self, Round},
+    schedule,
+    tell::Round,
 };
 use serde_json::json;
 use sqlx::Executor;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Scene, given_up, later,
+    Scene, given_up,
     receiver::{Receiver, Reply},
     sent,
     smtp::{Certificates, SmtpServer, Wanted, configure, header},
+    within,
 };
 use crate::support::app::caller;
 
@@ -234,14 +237,23 @@ async fn the_word_of_a_process_that_was_thought_dead_does_not_count() {
     scene.fails("1", None).await;
     let pool = &scene.test.app.pool;
     let now = scene.test.app.clock.now();
-    let claim = |token| history::Claim { now, has_mail: true, limit: 9, token, lease_seconds: 0.0 };
+    let claim = |token| history::Claim {
+        now,
+        has_mail: true,
+        operators: &[],
+        limit: 9,
+        of_one_owner: 9,
+        token,
+        lease_seconds: 0.0,
+    };
     let (old, new) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
     let due = history::claim_notices(pool, &claim(old)).await.unwrap().remove(0);
     assert_eq!(history::claim_notices(pool, &claim(new)).await.unwrap().len(), 1, "the lease has lapsed");
     assert!(!history::end_notice(pool, due.id, old, now, &history::NoticeEnd::Sent).await.unwrap());
-    assert!(history::end_notice(pool, due.id, new, now, &history::NoticeEnd::HandedBack).await.unwrap());
+    let later = history::NoticeEnd::Later { at: now, error: "no answer in time" };
+    assert!(history::end_notice(pool, due.id, new, now, &later).await.unwrap());
     let row = scene.rows().await.remove(0);
-    assert_eq!((row.status.as_str(), row.attempts), ("pending", 1), "one of two attempts was handed back");
+    assert_eq!((row.status.as_str(), row.attempts), ("pending", 2));
 }
 
 #[tokio::test]
@@ -286,32 +298,21 @@ async fn what_nobody_takes_is_given_up_in_the_end_seen_and_can_be_sent_again() {
 
 #[tokio::test]
 async fn a_stop_finishes_what_is_on_its_way_and_begins_nothing() {
-    let receiver = Receiver::start([]).await;
-    let scene = Scene::with(|_| {}).await;
+    let word = Arc::new(Semaphore::new(0));
+    let receiver = Receiver::start([Reply::Wait(Arc::clone(&word))]).await;
+    let scene = Scene::with(|config| config.notify.poll_seconds = 1).await;
     scene.channel("hook", None, hook(&receiver)).await;
     scene.fails("1", None).await;
     let stop = CancellationToken::new();
-    stop.cancel();
-    assert_eq!(tell::send_due(&scene.test.app, &scene.senders, &stop).await.unwrap(), Round::default());
-    assert!(receiver.seen().is_empty());
-    assert_eq!(scene.send().await, sent(1));
-}
-
-#[tokio::test]
-async fn one_channel_in_trouble_keeps_no_other_waiting() {
-    let hanging = Receiver::start((0..100).map(|_| Reply::Hang)).await;
-    let good = Receiver::start([]).await;
-    let scene = Scene::with(|config| config.notify.timeout_seconds = 1).await;
-    scene.channel("hanging", None, hook(&hanging)).await;
-    scene.channel("good", None, hook(&good)).await;
-    for n in 0..20 {
-        scene.fails(&n.to_string(), None).await;
-    }
-    let begun = std::time::Instant::now();
-    let round = scene.send().await;
-    assert_eq!(round.sent, 20);
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
-    let tried = hanging.seen().len();
-    assert_eq!(later(tried).later, round.later);
-    assert_eq!(scene.send().await, Round::default(), "all that goes there is put off");
+    let stopping = async {
+        within("the first is on its way", async || receiver.seen().len() == 1).await;
+        scene.fails("2", None).await;
+        stop.cancel();
+        word.add_permits(1);
+    };
+    let running = tokio::time::timeout(Duration::from_secs(60), schedule::run(scene.test.app.clone(), stop.clone()));
+    tokio::join!(running, stopping).0.expect("it ends");
+    assert_eq!(receiver.seen().len(), 1);
+    let statuses: Vec<String> = scene.rows().await.into_iter().map(|row| row.status).collect();
+    assert_eq!(statuses, ["sent", "pending"]);
 }

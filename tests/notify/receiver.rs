@@ -13,6 +13,7 @@ use axum::{
     extract::State,
     http::{HeaderMap, Response},
 };
+use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 /// What it answers.
@@ -24,6 +25,8 @@ pub enum Reply {
     Redirect(String),
     /// Never.
     Hang,
+    /// 200, when somebody says so.
+    Wait(Arc<Semaphore>),
     /// 200, and a body without an end.
     Endless,
 }
@@ -77,6 +80,10 @@ async fn take(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> 
         Reply::After(status, seconds) => builder.status(status).header("Retry-After", seconds).body(Body::empty()),
         Reply::Redirect(to) => builder.status(307).header("Location", to).body(Body::empty()),
         Reply::Hang => std::future::pending().await,
+        Reply::Wait(word) => {
+            word.acquire().await.unwrap().forget();
+            builder.body(Body::empty())
+        }
         Reply::Endless => {
             let chunks = futures::stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 4096])));
             builder.body(Body::from_stream(chunks))

@@ -120,7 +120,7 @@ fn spawn(asked: &Value) -> Child {
     let python = Path::new(String::from_utf8(made.stdout).unwrap().trim()).join("bin/python");
     Command::new(python)
         .arg(support::checkout().join("tests/notify/smtp_server.py"))
-        .arg(asked.to_string())
+        .env("ASKED", asked.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .process_group(0)

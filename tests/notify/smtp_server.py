@@ -1,6 +1,6 @@
 """A mail server for tests: aiosmtpd on loopback.
 
-Takes one argument, a JSON object: `port` (0: any), `tls` ("starttls", "implicit", "none"), `cert` and `key` (PEM files), `user` and
+Takes a JSON object from the variable `ASKED`, which no list of processes shows: `port` (0: any), `tls` ("starttls", "implicit", "none"), `cert` and `key` (PEM files), `user` and
 `password` (without them nobody logs in), `hold` (so many messages are taken and never answered).
 
 Prints JSON, one object a line: first where it listens, then each message as Python's own email parser reads it.
@@ -10,8 +10,8 @@ import asyncio
 import email
 import email.policy
 import json
+import os
 import ssl
-import sys
 
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
@@ -29,6 +29,8 @@ class Handler:
             return "550 5.1.1 there is no such person"
         if address.startswith("busy@"):
             return "450 4.2.1 the mailbox is busy"
+        if address.startswith("slow@"):
+            await asyncio.sleep(3600)
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
@@ -91,4 +93,4 @@ async def main(asked):
     await server.serve_forever()
 
 
-asyncio.run(main(json.loads(sys.argv[1])))
+asyncio.run(main(json.loads(os.environ["ASKED"])))

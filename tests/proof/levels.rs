@@ -1,6 +1,7 @@
 //! How much is proved, and what an older manifest still says.
 
 use holdfast::{
+    artifact::Sha256Digest,
     demo::sample,
     jobs::request::Export,
     manifest::DatabaseContent,
@@ -137,4 +138,26 @@ async fn the_request_says_how_much_is_proved_then_the_project_then_the_configura
     assert_eq!(taken(export("acme")).await, (ProofLevel::Off, false));
     let counts = Export { proof: Some(ProofLevel::Counts), ..export("acme") };
     assert_eq!(taken(counts).await, (ProofLevel::Counts, true));
+}
+
+#[tokio::test]
+async fn a_text_of_megabytes_is_recorded_by_its_digest_and_a_change_at_its_end_is_named() {
+    let scene = Scene::with(
+        "CREATE SCHEMA t; CREATE TABLE t.a (n int);
+         DO $$ BEGIN EXECUTE format('COMMENT ON TABLE t.a IS %L', repeat('é', 2000000)); END $$;
+         DO $$ BEGIN EXECUTE format('CREATE FUNCTION t.long() RETURNS text LANGUAGE plpgsql AS %L', 'BEGIN /*' || repeat('x', 2000000) || '*/ END'); END $$",
+    )
+    .await;
+    let mut c = scene.info.connect().await.unwrap();
+    let content = scene.proved().await;
+    let table = proof(&content).definition.iter().find(|object| object.kind == "table").unwrap();
+    let digest = Sha256Digest::of("é".repeat(2_000_000).as_bytes());
+    let kept = format!("{}… (2000000 characters, SHA-256 {digest})", "é".repeat(60));
+    assert_eq!(table.facts["comment"], kept);
+    assert!(proof(&content).definition.iter().all(|o| o.facts.values().all(|text| text.chars().count() <= 240)));
+    assert_eq!(differences(&mut c, &content).await, Vec::<String>::new());
+    run(&mut c, "DO $$ BEGIN EXECUTE format('COMMENT ON TABLE t.a IS %L', repeat('é', 1999999) || 'e'); END $$").await;
+    let told = differences(&mut c, &content).await;
+    assert!(told.len() == 1 && told[0].starts_with("table t.a: comment is é"), "{} differences", told.len());
+    scene.clean().await;
 }

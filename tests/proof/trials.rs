@@ -252,3 +252,37 @@ async fn trials_by_the_clock_take_each_projects_oldest_in_turn_one_at_a_time_wit
     clock.advance(chrono::Duration::hours(25));
     assert!(schedule::try_next(&test.app).await.unwrap());
 }
+
+#[tokio::test]
+async fn what_a_schema_needs_is_warned_of_when_it_is_dumped_and_an_extension_is_there_before_a_trial_begins() {
+    let test = TestApp::new().await;
+    let mut c = test.tenants().await;
+    sqlx::raw_sql(
+        "CREATE EXTENSION citext SCHEMA public;
+         CREATE SCHEMA tenant_alone; CREATE TABLE tenant_alone.names (name public.citext PRIMARY KEY); INSERT INTO tenant_alone.names VALUES ('Ada');
+         CREATE SCHEMA platform; CREATE TABLE platform.plans (id int PRIMARY KEY); INSERT INTO platform.plans VALUES (1);
+         CREATE SCHEMA tenant_bound; CREATE TABLE tenant_bound.uses (plan int REFERENCES platform.plans); INSERT INTO tenant_bound.uses VALUES (1)",
+    )
+    .execute(&mut c)
+    .await
+    .unwrap();
+    for project in ["alone", "bound"] {
+        test.add_schema_project(project, &format!("tenant_{project}")).await;
+    }
+    let taken = test.back_up(export("alone")).await;
+    assert_eq!(taken.result.unwrap()["warnings"], json!([]), "an extension is made before");
+    let backup = test.backup(export("alone")).await;
+    let (job, _) = tried(&test, &backup).await;
+    assert_eq!(job.result.as_ref().map(|r| &r["outcome"]), Some(&json!("verified")), "{:?}", job.error_message);
+
+    let taken = test.back_up(export("bound")).await;
+    let warnings = taken.result.as_ref().unwrap()["warnings"].to_string();
+    assert!(warnings.contains("cannot be restored alone") && warnings.contains("platform.plans"), "{warnings}");
+    let backup = test.backup(export("bound")).await;
+    let (job, backup) = tried(&test, &backup).await;
+    assert_eq!((job.status.as_str(), job.attempts), ("failed", 1));
+    assert!(backup.differences.as_ref().unwrap().to_string().contains("verify.needs_outside"));
+    // Where what it needs is, it comes back.
+    let job = test.restore(&backup).await;
+    assert_eq!(job.result.as_ref().map(|r| &r["outcome"]), Some(&json!("verified")), "{:?}", job.error_message);
+}

@@ -23,11 +23,11 @@ use super::{
 };
 
 /// A Holdfast whose clock stands at 2026-11-21 01:00 UTC, and whose projects begin at once.
-async fn scene() -> (TestApp, Clock) {
+pub(super) async fn scene() -> (TestApp, Clock) {
     scene_with(|_| {}).await
 }
 
-async fn scene_with(change: impl FnOnce(&mut holdfast::config::Config)) -> (TestApp, Clock) {
+pub(super) async fn scene_with(change: impl FnOnce(&mut holdfast::config::Config)) -> (TestApp, Clock) {
     let mut test = TestApp::with(|config| {
         config.schedules.jitter_minutes = 0;
         change(config);
@@ -38,7 +38,7 @@ async fn scene_with(change: impl FnOnce(&mut holdfast::config::Config)) -> (Test
     (test, clock)
 }
 
-async fn project(app: &App, id: &str, organization: Option<&str>) {
+pub(super) async fn project(app: &App, id: &str, organization: Option<&str>) {
     let new = NewProject {
         id: id.parse().unwrap(),
         name: format!("{id} Ltd"),
@@ -50,7 +50,7 @@ async fn project(app: &App, id: &str, organization: Option<&str>) {
     catalog::add_project(&app.pool, &new).await.unwrap();
 }
 
-fn new(cron: &str, target: Target) -> NewSchedule {
+pub(super) fn new(cron: &str, target: Target) -> NewSchedule {
     NewSchedule {
         name: String::new(),
         target,
@@ -66,15 +66,15 @@ fn new(cron: &str, target: Target) -> NewSchedule {
     }
 }
 
-fn of_project(id: &str) -> Target {
+pub(super) fn of_project(id: &str) -> Target {
     Target { project_id: Some(id.to_owned()), ..Target::default() }
 }
 
-async fn add(app: &App, new: NewSchedule) -> Schedule {
+pub(super) async fn add(app: &App, new: NewSchedule) -> Schedule {
     schedule::add(app, &caller(), new).await.unwrap()
 }
 
-async fn tick(app: &App) {
+pub(super) async fn tick(app: &App) {
     schedule::open_due(app).await.unwrap();
     schedule::start_due(app, 10_000).await.unwrap();
 }
@@ -87,7 +87,7 @@ async fn runs(app: &App) -> Vec<(Uuid, String, DateTime<Utc>, String)> {
         .unwrap()
 }
 
-async fn count(app: &App, sql: &'static str) -> i64 {
+pub(super) async fn count(app: &App, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(&app.pool).await.unwrap()
 }
 
@@ -401,7 +401,7 @@ async fn every_slot_runs_exactly_once_whatever_the_schedulers_timing() {
     }
 }
 
-async fn execute(app: &App, sql: &'static str) {
+pub(super) async fn execute(app: &App, sql: &'static str) {
     sqlx::raw_sql(sql).execute(&app.pool).await.unwrap();
 }
 

@@ -114,7 +114,7 @@ impl Browser {
         self.until(&format!("to arrive at {path}"), async || self.at().await.starts_with(path)).await;
     }
 
-    async fn until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
+    pub async fn until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
         let started = Instant::now();
         while !is_so().await {
             if started.elapsed() > LIMIT {

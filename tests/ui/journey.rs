@@ -24,6 +24,9 @@ pub struct Served {
     pub app: TestApp,
     pub base: String,
     stop: CancellationToken,
+    /// Ends the server alone.
+    serving: CancellationToken,
+    server: Option<tokio::task::JoinHandle<()>>,
     tasks: tokio::task::JoinSet<()>,
 }
 
@@ -33,14 +36,33 @@ impl Served {
         holdfast::catalog::ensure_control_plane(&app.app.pool).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let verifier = Verifier::new(&app.app.keys.jwt_secret, &app.app.config.auth, app.app.clock.clone()).unwrap();
-        let stop = CancellationToken::new();
-        let mut tasks = tokio::task::JoinSet::new();
-        let (opened, stopped) = (app.app.clone(), stop.clone());
-        tasks.spawn(async move {
-            http::serve(opened, verifier, listener, stopped.cancelled_owned()).await.unwrap();
-        });
-        Self { app, base, stop, tasks }
+        let (stop, tasks) = (CancellationToken::new(), tokio::task::JoinSet::new());
+        let mut served = Self { app, base, serving: stop.child_token(), stop, server: None, tasks };
+        served.serve(listener);
+        served
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        self.serving = self.stop.child_token();
+        let (app, stopped) = (self.app.app.clone(), self.serving.clone());
+        let verifier = Verifier::new(&app.keys.jwt_secret, &app.config.auth, app.clock.clone()).unwrap();
+        self.server = Some(tokio::spawn(async move {
+            http::serve(app, verifier, listener, stopped.cancelled_owned()).await.unwrap();
+        }));
+    }
+
+    /// Nobody answers any more.
+    pub async fn gone(&mut self) {
+        self.serving.cancel();
+        if let Some(server) = self.server.take() {
+            server.await.unwrap();
+        }
+    }
+
+    /// At the same address as before.
+    pub async fn back(&mut self) {
+        let listener = TcpListener::bind(self.base.trim_start_matches("http://")).await.unwrap();
+        self.serve(listener);
     }
 
     /// From now on jobs are worked on.
@@ -66,6 +88,7 @@ impl Served {
 
     pub async fn end(mut self) {
         self.stop.cancel();
+        self.gone().await;
         while self.tasks.join_next().await.is_some() {}
     }
 
@@ -183,7 +206,7 @@ async fn an_operator_sees_a_tenant_through_its_whole_life_in_a_browser() {
     browser.is_accessible(AXE).await;
     browser.types("confirm", "globex").await;
     browser.clicks("Restore it").await;
-    browser.sees("this is not the project's id").await;
+    browser.sees("this is not the project's name or id").await;
     browser.types("confirm", "acme").await;
     browser.clicks("Restore it").await;
     browser.arrives("/jobs/").await;

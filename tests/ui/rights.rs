@@ -20,6 +20,8 @@ enum Of {
     User,
     Key,
     Storage,
+    /// One of the control plane.
+    OwnStorage,
     Database,
     Channel,
     /// A kind of storage or channel.
@@ -41,7 +43,9 @@ enum For {
 }
 
 use For::{Admins, Anyone, Known, Operators, Overseers, Readers, Writers};
-use Of::{Backup, Channel, Database, EndedJob, Key, Kind, Nothing, Project, Schedule, Storage, User, WaitingJob};
+use Of::{
+    Backup, Channel, Database, EndedJob, Key, Kind, Nothing, OwnStorage, Project, Schedule, Storage, User, WaitingJob,
+};
 
 /// Method, path, what it names, who may, and the fields that a form sends.
 type Row = (&'static str, &'static str, Of, For, &'static [(&'static str, &'static str)]);
@@ -99,6 +103,8 @@ const PAGES: &[Row] = &[
     ("get", "/storages", Nothing, Operators, &[]),
     ("get", "/storages/new/{kind}", Kind("s3"), Operators, &[]),
     ("post", "/storages/new/{kind}", Kind("local"), Operators, &[("name", "bad name"), ("root", "relative")]),
+    ("get", "/storages/{name}/change", OwnStorage, Operators, &[]),
+    ("post", "/storages/{name}/change", OwnStorage, Operators, &[("root", "relative")]),
     ("post", "/storages/{name}/test", Storage, Operators, &[]),
     ("post", "/storages/{name}/remove", Storage, Operators, &[]),
     ("get", "/databases", Nothing, Operators, &[]),
@@ -109,6 +115,9 @@ const PAGES: &[Row] = &[
     ("get", "/channels", Nothing, Overseers, &[]),
     ("get", "/channels/new/{kind}", Kind("webhook"), Admins, &[]),
     ("post", "/channels/new/{kind}", Kind("email"), Admins, &[("name", "x"), ("to", "ops@example.com")]),
+    ("get", "/channels/{id}/change", Channel, Admins, &[]),
+    ("post", "/channels/{id}/change", Channel, Admins, &[("name", "another")]),
+    ("post", "/channels/{id}/test", Channel, Admins, &[]),
     ("post", "/channels/{id}/switch", Channel, Admins, &[]),
     ("post", "/channels/{id}/remove", Channel, Admins, &[]),
     ("get", "/people", Nothing, Overseers, &[]),
@@ -215,6 +224,13 @@ async fn fresh(api: &TestApi, of: Of, person: &Person) -> String {
             _ => unique.to_string(),
         },
         Storage => "first".to_owned(),
+        OwnStorage => {
+            let name = unique.simple().to_string();
+            let root = api.app.config.data_dir.join(&name);
+            made("/api/storages", serde_json::json!({ "name": name, "settings": { "type": "local", "root": root } }))
+                .await;
+            name
+        }
         Database => {
             let name = unique.simple().to_string();
             made("/api/databases", serde_json::json!({ "name": name, "url": "postgres://u:canary@127.0.0.1:1/d" }))

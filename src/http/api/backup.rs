@@ -243,8 +243,8 @@ pub async fn history(
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyBody {
-    /// `head` (default): each copy's size, as its storage tells it, is compared with the recorded one, and no byte is read; `read`:
-    /// every byte decrypted and decompressed, digests compared; `restore`: restored into a scratch database, proof compared.
+    /// `head` (default): each copy's size, as its storage tells it, is compared with the recorded one, and the seal of the manifest beside it is
+    /// checked, while no byte of the copy is read; `read`: every byte decrypted and decompressed, digests compared; `restore`: restored into a scratch database, proof compared.
     #[schema(inline)]
     pub depth: Option<Depth>,
 }

@@ -1,4 +1,4 @@
-//! The stored bytes of a backup, streamed from the first copy that opens.
+//! The stored bytes of a backup, streamed from the first copy that opens; or what they hold, where that is allowed.
 
 use axum::{
     body::Body,
@@ -6,7 +6,8 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures::TryStreamExt;
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -23,59 +24,101 @@ use crate::{
         extract::{Id, Params, Signed},
     },
     ids::BackupId,
-    jobs::authentic::{self, Compare, Refusal},
+    jobs::{
+        authentic::{self, Compare, Refusal},
+        content::{ContentError, decoded},
+    },
     storage::{self, ByteRange, ByteStream, Locator, Pace, Storage},
     tenant::{Caller, Permission},
 };
 
-/// Which copy.
+/// Which copy, of which the stored bytes are wanted.
+#[derive(Debug)]
+pub struct DownloadParams {
+    pub from: Option<String>,
+}
+
+/// Which copy, and in which form.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct DownloadParams {
+pub struct DownloadQuery {
     /// The storage to take it from, and no other. Default: the first with a good copy.
     #[param(example = "offsite")]
     pub from: Option<String>,
+    /// What the backup holds, decrypted and decompressed, in the place of the stored bytes. Where the setting `encryption.decrypted_downloads`
+    /// allows it. Default: `false`.
+    pub decrypt: Option<bool>,
 }
 
 /// Download a backup
 ///
 /// The bytes as they are stored, compressed and encrypted as the backup says. One range may be asked for, so that a broken
-/// download can go on; `ETag` is the SHA-256 of the whole.
+/// download can go on; `ETag` is the SHA-256 of the whole. With `decrypt` the content comes without a length and without ranges; if it turns
+/// out at its end not to be what was taken, the connection is broken off.
 #[utoipa::path(
     get, path = "/api/backup/{id}/download", operation_id = "download_backup", tag = "backup",
     params(
         ("id" = Uuid, Path, description = "The backup's id."),
         ("Range" = Option<String>, Header, description = "One range of bytes.", example = "bytes=1048576-"),
         ("If-Range" = Option<String>, Header, description = "The ETag of what was downloaded so far."),
-        DownloadParams,
+        DownloadQuery,
     ),
     responses(
         (status = 200, description = "The bytes.", content_type = "application/octet-stream", body = Vec<u8>,
             headers(("ETag" = String, description = "SHA-256 of the stored bytes, quoted."),
                 ("Content-Disposition" = String, description = "The file's name."))),
         (status = 206, description = "The range that was asked for.", content_type = "application/octet-stream", body = Vec<u8>),
-        (status = 409, description = "The backup has no stored bytes.", body = crate::http::error::ProblemDocument<'static>, content_type = "application/problem+json"),
+        (status = 403, description = "The token lacks the scope that this call needs, or decrypted downloads are not allowed.", body = crate::http::error::ProblemDocument<'static>, content_type = "application/problem+json"),
+        (status = 409, description = "The backup has no stored bytes, or no key here opens them.", body = crate::http::error::ProblemDocument<'static>, content_type = "application/problem+json"),
         (status = 416, description = "The range lies outside the file.", body = crate::http::error::ProblemDocument<'static>, content_type = "application/problem+json"),
         (status = 502, description = "No copy can be read.", body = crate::http::error::ProblemDocument<'static>, content_type = "application/problem+json"),
     ),
     security(("bearer" = ["backup:read"])),
 )]
-pub async fn download(
+pub async fn download_backup(
     State(api): State<Api>,
+    caller: Signed,
+    id: Result<Id<BackupId>, Problem>,
+    params: Result<Params<DownloadQuery>, Problem>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let about = id.as_ref().ok().map(|Id(id)| About::Backup(*id));
+    refusal::require(&api, &caller, Permission::Read, "downloaded", about).await?;
+    let (Id(id), Params(DownloadQuery { from, decrypt })) = (id?, params?);
+    let backup = history::get(&api.app.pool, &caller.0.scope(), id).await?;
+    match decrypt {
+        Some(true) => content(&api, &caller.0, &backup, from.as_deref(), &method).await,
+        Some(false) | None => stored(&api, &caller.0, &backup, from.as_deref(), &method, &headers).await,
+    }
+}
+
+/// The stored bytes, for the pages.
+pub async fn download(
+    state: State<Api>,
     caller: Signed,
     id: Result<Id<BackupId>, Problem>,
     params: Result<Params<DownloadParams>, Problem>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let about = id.as_ref().ok().map(|Id(id)| About::Backup(*id));
-    refusal::require(&api, &caller, Permission::Read, "downloaded", about).await?;
-    let (Id(id), Params(params)) = (id?, params?);
-    let backup = history::get(&api.app.pool, &caller.0.scope(), id).await?;
-    let size = downloadable(&backup)?;
+    let params = params.map(|Params(DownloadParams { from })| Params(DownloadQuery { from, decrypt: None }));
+    download_backup(state, caller, id, params, method, headers).await
+}
+
+/// The bytes as they are stored, or a part of them.
+async fn stored(
+    api: &Api,
+    caller: &Caller,
+    backup: &Backup,
+    from: Option<&str>,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let size = downloadable(backup)?;
     let etag = backup.sha256.as_ref().map(|digest| format!("\"{digest}\""));
-    let wanted = match range_header(&headers, etag.as_deref()) {
+    let wanted = match range_header(headers, etag.as_deref()) {
         Some(range) => wanted(Some(range), size),
         None => Wanted::All,
     };
@@ -91,36 +134,84 @@ pub async fn download(
             .header(header::CONTENT_RANGE, &format!("bytes */{size}")));
         }
     };
-    let (storage, stream) = open(&api, &backup, params.from.as_deref(), size, part).await?;
+    let (storage, stream) = open(api, backup, from, size, part).await?;
     // Asking for the head alone moves no bytes.
     let body = if method == Method::HEAD {
         Body::empty()
     } else {
-        record(&api, &caller.0, &backup, &storage, part).await?;
-        let id = backup.id;
-        Body::from_stream(
-            stream.inspect_err(move |error| tracing::error!(%id, storage, %error, "a download broke off")),
-        )
+        record(api, caller, backup, &storage, part.map_or(Form::Stored, Form::Part)).await?;
+        watched(backup, storage, stream)
     };
-    let mut response = body.into_response();
     let length = part.map_or(size, |part| part.length);
-    let mut headers: Vec<(HeaderName, String)> = vec![
-        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+    let mut headers = vec![
         (header::CONTENT_LENGTH, length.to_string()),
-        (header::CONTENT_DISPOSITION, disposition(&backup)),
+        (header::CONTENT_DISPOSITION, disposition(&file_name(backup))),
         (header::ACCEPT_RANGES, "bytes".to_owned()),
     ];
     headers.extend(etag.map(|etag| (header::ETAG, etag)));
+    let mut status = StatusCode::OK;
     if let Some(ByteRange { start, length }) = part {
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        status = StatusCode::PARTIAL_CONTENT;
         headers.push((header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", start + length - 1)));
     }
+    Ok(answer(status, body, headers))
+}
+
+/// What the stored bytes hold. Without a length: only a connection that breaks off can say at the end that something was wrong.
+async fn content(
+    api: &Api,
+    caller: &Caller,
+    backup: &Backup,
+    from: Option<&str>,
+    method: &Method,
+) -> Result<Response, Problem> {
+    if !api.app.config.encryption.decrypted_downloads {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "download.encrypted", "backups are not decrypted here")
+            .hint("Download the stored bytes and open them with `age -d`, or have an operator set encryption.decrypted_downloads."));
+    }
+    let size = downloadable(backup)?;
+    let encoding =
+        backup.encoding().map_err(|error| Problem::new(StatusCode::CONFLICT, "backup.encoding", error.to_string()))?;
+    let (storage, stream) = open(api, backup, from, size, None).await?;
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        let stream = decoded(&api.app, backup, stream).await.map_err(|error| {
+            tracing::warn!(id = %backup.id, storage, %error, "a copy cannot be decrypted for a download");
+            match error {
+                ContentError::Busy => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "download.busy", error.to_string())
+                    .header(header::RETRY_AFTER, "60")
+                    .hint("Try again in a minute, or download the stored bytes and decrypt them where the key is."),
+                ContentError::Decode(error) => Problem::new(StatusCode::CONFLICT, error.code(), error.to_string())
+                    .hint("Download the stored bytes, and decrypt them where the key is."),
+            }
+        })?;
+        record(api, caller, backup, &storage, Form::Content).await?;
+        watched(backup, storage, stream)
+    };
+    let name = encoding.decoded_name(&file_name(backup));
+    let headers = vec![(header::CONTENT_DISPOSITION, disposition(&name)), (header::ACCEPT_RANGES, "none".to_owned())];
+    Ok(answer(StatusCode::OK, body, headers))
+}
+
+/// A body that says in the log when it broke off.
+fn watched<E>(backup: &Backup, storage: String, stream: impl Stream<Item = Result<Bytes, E>> + Send + 'static) -> Body
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let id = backup.id;
+    Body::from_stream(stream.inspect_err(move |error| tracing::error!(%id, storage, %error, "a download broke off")))
+}
+
+fn answer(status: StatusCode, body: Body, headers: Vec<(HeaderName, String)>) -> Response {
+    let mut response = (status, body).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     for (name, value) in headers {
         if let Ok(value) = HeaderValue::from_str(&value) {
             response.headers_mut().insert(name, value);
         }
     }
-    Ok(response)
+    response
 }
 
 /// The size of what is stored, if anything is. Expired and damaged backups can be downloaded while a good copy is left.
@@ -217,17 +308,21 @@ fn refused(refusal: Refusal) -> Problem {
     }
 }
 
+/// What of a backup leaves.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Stored,
+    Part(ByteRange),
+    Content,
+}
+
 /// Writes down who downloads, before the first byte leaves.
-async fn record(
-    api: &Api,
-    caller: &Caller,
-    backup: &Backup,
-    storage: &str,
-    part: Option<ByteRange>,
-) -> Result<(), Problem> {
+async fn record(api: &Api, caller: &Caller, backup: &Backup, storage: &str, form: Form) -> Result<(), Problem> {
     let mut detail = json!({ "storage": storage });
-    if let Some(part) = part {
-        detail["range"] = json!({ "start": part.start, "length": part.length });
+    match form {
+        Form::Stored => {}
+        Form::Part(part) => detail["range"] = json!({ "start": part.start, "length": part.length }),
+        Form::Content => detail["decrypted"] = json!(true),
     }
     let event = Event {
         backup_id: Some(backup.backup_id()),
@@ -243,9 +338,12 @@ async fn record(
     Ok(())
 }
 
+fn file_name(backup: &Backup) -> String {
+    backup.file_name.clone().unwrap_or_else(|| format!("backup-{}", backup.id))
+}
+
 /// The file's name for a browser. Rows of a platform's own may hold any name: what could leave the header is replaced.
-fn disposition(backup: &Backup) -> String {
-    let name = backup.file_name.clone().unwrap_or_else(|| format!("backup-{}", backup.id));
+fn disposition(name: &str) -> String {
     let is_safe = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let name: String = name.chars().take(200).map(|c| if is_safe(&c) { c } else { '_' }).collect();
     format!("attachment; filename=\"{name}\"")

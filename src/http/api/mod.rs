@@ -42,7 +42,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(backup::stats))
         .routes(routes!(backup::show, backup::delete))
         .routes(routes!(backup::history))
-        .routes(routes!(download::download))
+        .routes(routes!(download::download_backup))
         .routes(routes!(backup::verify))
         .routes(routes!(backup::pin::pin))
         .routes(routes!(backup::pin::unpin))

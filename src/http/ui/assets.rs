@@ -52,13 +52,14 @@ static SHELF: LazyLock<Shelf> = LazyLock::new(|| {
         };
         let served = format!("{stem}-{digest}.{extension}");
         shelf.names.insert(name.clone(), format!("/assets/{served}"));
-        shelf.served.insert(served, Asset { media_type, gzip: compressed(&plain), plain });
+        shelf.served.insert(served, Asset { media_type, gzip: compressed(&plain, Compression::best()), plain });
     }
     shelf
 });
 
-fn compressed(bytes: &Bytes) -> Bytes {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+/// In the form of gzip; as it is where that fails.
+pub fn compressed(bytes: &Bytes, level: Compression) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), level);
     let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
     written.map_or_else(|_| bytes.clone(), Bytes::from)
 }
@@ -73,13 +74,15 @@ pub fn router() -> Router {
     Router::new().route("/assets/{name}", get(serve))
 }
 
+/// Whether the browser reads gzip.
+pub fn takes_gzip(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.any(|value| value.split(',').any(|coding| coding.trim() == "gzip"))
+}
+
 async fn serve(Path(name): Path<String>, headers: HeaderMap) -> Response {
     let Some(asset) = SHELF.served.get(&name) else { return StatusCode::NOT_FOUND.into_response() };
-    let takes_gzip = headers
-        .get_all(ACCEPT_ENCODING)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.split(',').any(|coding| coding.trim() == "gzip"));
+    let takes_gzip = takes_gzip(&headers);
     let bytes = if takes_gzip { &asset.gzip } else { &asset.plain };
     let mut response = bytes.clone().into_response();
     let headers = response.headers_mut();

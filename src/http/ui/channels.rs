@@ -14,8 +14,8 @@ use super::{
     list::{Asked, ROWS},
     projects::again,
     show::{self, Html},
-    storages::settings,
-    things::{Act, Thing, Things},
+    storages::{changes, filled, settings},
+    things::{Act, Seen, Thing, Things},
     visit::{Typed, Visitor, go, page, page_as, wrong},
 };
 use crate::{
@@ -34,6 +34,9 @@ use crate::{
     tenant::Permission,
 };
 
+const ADD: &str = "Add a channel";
+const CHANGE: &str = "Change a channel";
+
 fn thing(channel: ShownChannel, visitor: &Visitor) -> Thing {
     let path = format!("/channels/{}", channel.id);
     let whom = match (&channel.project_id, &channel.organization_id) {
@@ -42,7 +45,7 @@ fn thing(channel: ShownChannel, visitor: &Visitor) -> Thing {
         (None, None) => "hears of every project".to_owned(),
     };
     let events = if channel.events.is_empty() { "everything".to_owned() } else { channel.events.join(", ") };
-    let mut facts = vec![Html::ours(format!("{}: {}", show::name(&whom), show::escape(&events)))];
+    let mut facts = vec![Html::ours(format!("{}: {}", show::name(&whom), show::name(&events)))];
     let place = ["to", "url", "chat_id"].iter().find_map(|name| channel.settings.get(name));
     facts.extend(
         place
@@ -53,8 +56,10 @@ fn thing(channel: ShownChannel, visitor: &Visitor) -> Thing {
             })
             .map(|place| show::name(&place)),
     );
-    let mut acts = Vec::new();
+    let (mut links, mut acts) = (Vec::new(), Vec::new());
     if visitor.may_write() {
+        links.push((format!("{path}/change"), "Change"));
+        acts.push(Act::new(format!("{path}/test"), "Test"));
         let switch = Act::new(format!("{path}/switch"), if channel.enabled { "Switch off" } else { "Switch on" });
         acts.push(if channel.enabled { switch } else { switch.with("enabled", "1") });
         acts.push(
@@ -62,11 +67,15 @@ fn thing(channel: ShownChannel, visitor: &Visitor) -> Thing {
         );
     }
     let badges = vec![show::badge(&channel.r#type), show::badge(if channel.enabled { "enabled" } else { "off" })];
-    Thing { name: channel.name, badges, facts, acts, ..Thing::default() }
+    Thing { name: channel.name, badges, facts, links, acts, ..Thing::default() }
 }
 
 pub async fn list(State(api): State<Api>, visitor: Visitor, asked: Asked) -> Result<Response, Problem> {
     require_admin(visitor.caller(), Permission::Read)?;
+    list_page(&api, &visitor, None, &asked).await
+}
+
+async fn list_page(api: &Api, visitor: &Visitor, seen: Option<Seen>, asked: &Asked) -> Result<Response, Problem> {
     let limit = ROWS as usize;
     let after = asked.given("cursor").map(|cursor| cursor.parse::<Cursor>()).transpose()?;
     let after = after.map(|cursor| (cursor.at, cursor.id));
@@ -84,8 +93,8 @@ pub async fn list(State(api): State<Api>, visitor: Visitor, asked: Asked) -> Res
             ],
             false => Vec::new(),
         },
-        seen: None,
-        things: found.data.into_iter().map(|channel| thing(channel, &visitor)).collect(),
+        seen,
+        things: found.data.into_iter().map(|channel| thing(channel, visitor)).collect(),
         empty: "Nobody is told yet.",
         pages: asked.pages(found.next_cursor),
     })
@@ -104,6 +113,7 @@ fn form(kind: &str, visitor: &Visitor) -> Result<Form, Problem> {
         "telegram" => vec![
             Field::text("chat_id", "Chat").required(),
             Field::new("bot_token", "Bot token", Kind::Secret).required(),
+            Field::text("base_url", "Bot API").hint("Of a server of your own. Empty: Telegram's."),
         ],
         _ => return Err(Problem::new(StatusCode::NOT_FOUND, "request.no_route", "there is no such kind of channel")),
     });
@@ -116,32 +126,39 @@ fn form(kind: &str, visitor: &Visitor) -> Result<Form, Problem> {
     Ok(Form::new(format!("/channels/new/{kind}"), "Add the channel", fields))
 }
 
-fn add_page(visitor: &Visitor, form: Form, status: StatusCode) -> Result<Response, Problem> {
+fn form_page(visitor: &Visitor, title: &str, form: Form, status: StatusCode) -> Result<Response, Problem> {
     let back = ("/channels".to_owned(), "Notices".to_owned());
-    let frame = visitor.frame(Place::Channels, "Add a channel");
+    let frame = visitor.frame(Place::Channels, title);
     let intro = "Secrets are encrypted in the database, and never shown again.".to_owned();
     page_as(status, &FormPage { frame, back, intro, form, below: Html::default() })
 }
 
 pub async fn ask_add(visitor: Visitor, Path(kind): Path<String>) -> Result<Response, Problem> {
     require_admin(visitor.caller(), Permission::Write)?;
-    add_page(&visitor, form(&kind, &visitor)?, StatusCode::OK)
+    form_page(&visitor, ADD, form(&kind, &visitor)?, StatusCode::OK)
+}
+
+/// Fields that are no settings.
+const OTHERS: [&str; 4] = ["name", "project_id", "organization_id", "events"];
+
+fn addresses(typed: &Typed) -> Result<Settings, Problem> {
+    let to: Vec<&str> = typed.get("to").split(',').map(str::trim).filter(|to| !to.is_empty()).collect();
+    serde_json::from_value(json!({ "type": "email", "to": to })).map_err(|_| wrong("to", "these are no addresses"))
+}
+
+fn events(typed: &Typed) -> Result<Vec<NoticeEvent>, Problem> {
+    let events: Result<Vec<NoticeEvent>, _> = typed.all("events").iter().map(|word| word.parse()).collect();
+    events.map_err(|_| wrong("events", "there is no such event"))
 }
 
 fn new_channel(kind: &str, form: &Form, typed: &Typed) -> Result<NewChannel, Problem> {
-    let others = ["name", "project_id", "organization_id", "events"];
-    let settings: Settings = if kind == "email" {
-        let to: Vec<&str> = typed.get("to").split(',').map(str::trim).filter(|to| !to.is_empty()).collect();
-        serde_json::from_value(json!({ "type": kind, "to": to })).map_err(|_| wrong("to", "these are no addresses"))?
-    } else {
-        settings(kind, form, typed, &others)?
-    };
-    let events: Result<Vec<NoticeEvent>, _> = typed.all("events").iter().map(|word| word.parse()).collect();
+    typed.require_whole()?;
+    let settings = if kind == "email" { addresses(typed)? } else { settings(kind, form, typed, &OTHERS)? };
     Ok(NewChannel {
         name: typed.get("name").to_owned(),
         project_id: typed.given("project_id"),
         organization_id: typed.given("organization_id"),
-        events: events.map_err(|_| wrong("events", "there is no such event"))?,
+        events: events(typed)?,
         enabled: true,
         settings,
     })
@@ -161,13 +178,93 @@ pub async fn add(
     };
     match added.await {
         Ok(_) => Ok(go("/channels", "The channel is added.")),
-        Err(problem) => again(form, &typed, problem, |form, status| add_page(&visitor, form, status)),
+        Err(problem) => again(form, &typed, problem, |form, status| form_page(&visitor, ADD, form, status)),
     }
 }
 
 /// The id in a path. What is no id names nothing.
 fn id_of(text: &str) -> Result<Uuid, Problem> {
     Ok(Uuid::parse_str(text).map_err(|_| ManageError::not_found(Managed::Channel, text))?)
+}
+
+/// The form to change a channel, and its settings of now. What it is of stays, and where an operator has chosen where it leads, so does that
+/// for everyone else.
+async fn change_form(api: &Api, visitor: &Visitor, id: Uuid) -> Result<(Form, ShownChannel), Problem> {
+    let shown = channels::show(&api.app, visitor.caller(), id).await?;
+    let mut form = form(&shown.r#type, visitor)?;
+    let is_hidden = shown.settings.is_null();
+    form.fields.retain(|field| match field.name {
+        "project_id" | "organization_id" => false,
+        name => !is_hidden || OTHERS.contains(&name),
+    });
+    filled(&mut form, &shown.settings);
+    for field in &mut form.fields {
+        match field.name {
+            "name" => field.values = vec![shown.name.clone()],
+            "events" => field.values.clone_from(&shown.events),
+            _ => {}
+        }
+    }
+    form.action = format!("/channels/{id}/change");
+    form.submit = "Save";
+    Ok((form, shown))
+}
+
+pub async fn ask_change(State(api): State<Api>, visitor: Visitor, Named(id): Named) -> Result<Response, Problem> {
+    require_admin(visitor.caller(), Permission::Write)?;
+    let (form, _) = change_form(&api, &visitor, id_of(&id)?).await?;
+    form_page(&visitor, CHANGE, form, StatusCode::OK)
+}
+
+pub async fn change(
+    State(api): State<Api>,
+    visitor: Visitor,
+    Named(id): Named,
+    typed: Typed,
+) -> Result<Response, Problem> {
+    require_admin(visitor.caller(), Permission::Write)?;
+    let id = id_of(&id)?;
+    let (form, before) = change_form(&api, &visitor, id).await?;
+    let changed = async {
+        typed.require_whole()?;
+        let settings = match before.r#type.as_str() {
+            "email" if !before.settings.is_null() => addresses(&typed)?,
+            _ => changes(&form, &before.settings, &typed, &OTHERS)?,
+        };
+        let changes = ChannelChanges {
+            name: Some(typed.get("name").to_owned()),
+            events: Some(events(&typed)?),
+            enabled: None,
+            settings: Some(settings).filter(|settings| !settings.field_names().is_empty()),
+        };
+        Ok(channels::change(&api.app, visitor.caller(), id, changes).await?)
+    };
+    match changed.await {
+        Ok(_) => Ok(go("/channels", "The channel is changed: test it.")),
+        Err(problem) => again(form, &typed, problem, |form, status| form_page(&visitor, CHANGE, form, status)),
+    }
+}
+
+/// Sends a test message, and tells what became of it.
+pub async fn test(
+    State(api): State<Api>,
+    visitor: Visitor,
+    Named(id): Named,
+    asked: Asked,
+) -> Result<Response, Problem> {
+    require_admin(visitor.caller(), Permission::Write)?;
+    let test = channels::test(&api.app, visitor.caller(), id_of(&id)?).await?;
+    let mut lines = Vec::new();
+    for trial in test.trials {
+        lines.push(match trial.problem {
+            None => format!("{} has taken it", trial.recipient),
+            Some(problem) => format!("{}: {problem}", trial.recipient),
+        });
+        lines.extend(trial.hint);
+    }
+    let title = if test.good { "The test message was taken" } else { "The test message was not taken" };
+    let seen = Seen { is_good: test.good, title: title.to_owned(), lines, secret: None };
+    list_page(&api, &visitor, Some(seen), &asked).await
 }
 
 pub async fn switch(

@@ -95,6 +95,7 @@ pub async fn ask_add(visitor: Visitor) -> Result<Response, Problem> {
 pub async fn add(State(api): State<Api>, visitor: Visitor, typed: Typed) -> Result<Response, Problem> {
     require_operator(visitor.caller(), Permission::Write)?;
     let added = async {
+        typed.require_whole()?;
         let info = databases::parse_url(typed.get("url"))?;
         Ok(databases::add(&api.app, visitor.caller(), typed.get("name"), &info).await?)
     };

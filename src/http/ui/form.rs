@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{
     frame::Frame,
     show::{Html, escape},
-    visit::Typed,
+    visit::{LEFT_OUT, Typed},
 };
 use crate::http::error::Problem;
 
@@ -20,6 +20,8 @@ pub enum Kind {
     Password(&'static str),
     /// Value and text of each choice.
     Choice(Vec<(String, String)>),
+    /// Value, words and meaning of each choice, all of them in sight.
+    Radio(Vec<(&'static str, &'static str, &'static str)>),
     /// Any number of them.
     Many(Vec<(String, String)>),
     Check,
@@ -35,11 +37,25 @@ pub struct Field {
     pub values: Vec<String>,
     pub error: Option<String>,
     pub is_required: bool,
+    /// Shown while one of these values of the form's radio buttons is chosen; empty: always. Styles alone do that.
+    pub shown_for: &'static str,
+    /// What a browser offers while one types.
+    pub suggestions: Vec<String>,
 }
 
 impl Field {
     pub const fn new(name: &'static str, label: &'static str, kind: Kind) -> Self {
-        Self { name, label, kind, hint: "", values: Vec::new(), error: None, is_required: false }
+        Self {
+            name,
+            label,
+            kind,
+            hint: "",
+            values: Vec::new(),
+            error: None,
+            is_required: false,
+            shown_for: "",
+            suggestions: Vec::new(),
+        }
     }
 
     pub const fn text(name: &'static str, label: &'static str) -> Self {
@@ -53,6 +69,16 @@ impl Field {
 
     pub const fn required(mut self) -> Self {
         self.is_required = true;
+        self
+    }
+
+    pub fn suggesting(mut self, texts: Vec<String>) -> Self {
+        self.suggestions = texts;
+        self
+    }
+
+    pub const fn only_for(mut self, values: &'static str) -> Self {
+        self.shown_for = values;
         self
     }
 
@@ -90,6 +116,7 @@ impl Field {
         if self.is_required {
             more.push_str(" required");
         }
+        let shown_for = self.shown_for();
         let value = escape(self.first());
         let control = match &self.kind {
             Kind::Text => format!(
@@ -114,26 +141,64 @@ impl Field {
                 }
                 format!("<select id=\"{id}\" name=\"{name}\"{more}>{options}</select>")
             }
+            Kind::Radio(choices) => return self.radio(choices, &id, &more),
             Kind::Many(choices) => return self.many(choices, &id, &more),
             Kind::Check => {
                 let checked = if self.first().is_empty() { "" } else { " checked" };
                 return Html::ours(format!(
-                    "<div class=\"field check\"><label><input type=\"checkbox\" id=\"{id}\" name=\"{name}\" value=\"1\"{checked}{more}> {}</label>{}</div>",
+                    "<div class=\"field check\"{shown_for}><label><input type=\"checkbox\" id=\"{id}\" name=\"{name}\" value=\"1\"{checked}{more}> {}</label>{}</div>",
                     self.label,
                     self.told(&id),
                 ));
             }
         };
+        let control = if self.suggestions.is_empty() {
+            control
+        } else {
+            let texts = self.suggestions.iter().fold(String::new(), |mut texts, text| {
+                let _ = write!(texts, "<option value=\"{}\"></option>", escape(text));
+                texts
+            });
+            format!(
+                "{}<datalist id=\"{id}-list\">{texts}</datalist>",
+                control.replacen("<input ", &format!("<input list=\"{id}-list\" "), 1)
+            )
+        };
         let optional = if self.is_required { "" } else { " <span class=\"faint\">optional</span>" };
         let optional = if matches!(self.kind, Kind::Choice(_)) { "" } else { optional };
         Html::ours(format!(
-            "<div class=\"field\"><label for=\"{id}\">{}{optional}</label>{control}{}</div>",
+            "<div class=\"field\"{shown_for}><label for=\"{id}\">{}{optional}</label>{control}{}</div>",
             self.label,
             self.told(&id)
         ))
     }
 
+    fn shown_for(&self) -> String {
+        if self.shown_for.is_empty() { String::new() } else { format!(" data-for=\"{}\"", self.shown_for) }
+    }
+
+    fn radio(&self, choices: &[(&str, &str, &str)], id: &str, more: &str) -> Html {
+        let mut buttons = String::new();
+        for (choice, text, meaning) in choices {
+            let checked = if *choice == self.first() { " checked" } else { "" };
+            let _ = write!(
+                buttons,
+                "<label class=\"way-to\"><input type=\"radio\" name=\"{}\" value=\"{choice}\"{checked}> <span><strong>{text}</strong> <span class=\"hint\">{meaning}</span></span></label>",
+                self.name,
+            );
+        }
+        Html::ours(format!(
+            "<fieldset class=\"field\" id=\"{id}\"{more}><legend>{}</legend><div class=\"ways-to\">{buttons}</div>{}</fieldset>",
+            self.label,
+            self.told(id)
+        ))
+    }
+
     fn many(&self, choices: &[(String, String)], id: &str, more: &str) -> Html {
+        // There is nothing to choose.
+        if choices.is_empty() && self.error.is_none() {
+            return Html::default();
+        }
         let mut boxes = String::new();
         for (choice, text) in choices {
             let checked = if self.values.contains(choice) { " checked" } else { "" };
@@ -147,7 +212,8 @@ impl Field {
         }
         let more = more.replace(" required", "");
         Html::ours(format!(
-            "<fieldset class=\"field many\" id=\"{id}\"{more}><legend>{}</legend><div class=\"choices\">{boxes}</div>{}</fieldset>",
+            "<fieldset class=\"field many\" id=\"{id}\"{}{more}><legend>{}</legend><div class=\"choices\">{boxes}</div>{}</fieldset>",
+            self.shown_for(),
             self.label,
             self.told(id)
         ))
@@ -159,7 +225,7 @@ impl Field {
             let _ = write!(told, "<p class=\"hint\" id=\"{id}-hint\">{}</p>", self.hint);
         }
         if let Some(error) = &self.error {
-            let _ = write!(told, "<p class=\"error\" id=\"{id}-error\">{}</p>", escape(error));
+            let _ = write!(told, "<p class=\"error\" id=\"{id}-error\"><bdi>{}</bdi></p>", escape(error));
         }
         told
     }
@@ -186,10 +252,21 @@ impl Form {
     #[must_use]
     pub fn typed(mut self, typed: &Typed) -> Self {
         for field in &mut self.fields {
+            // One of them is always chosen.
+            if matches!(field.kind, Kind::Radio(_)) && typed.get(field.name).is_empty() {
+                continue;
+            }
+            // It was left out while one logged in: what is set stays.
+            if typed.is_checked(LEFT_OUT)
+                && matches!(field.kind, Kind::Text)
+                && typed.pairs().all(|(name, _)| name != field.name)
+            {
+                continue;
+            }
             field.values = match field.kind {
                 Kind::Secret | Kind::Password(_) => Vec::new(),
                 Kind::Many(_) => typed.all(field.name),
-                Kind::Text | Kind::Number | Kind::Choice(_) | Kind::Check => {
+                Kind::Text | Kind::Number | Kind::Choice(_) | Kind::Radio(_) | Kind::Check => {
                     vec![typed.exact(field.name).to_owned()]
                 }
             };
@@ -197,18 +274,19 @@ impl Form {
         self
     }
 
-    /// With what is wrong, beside the field that a problem names: before a colon in its words, or at the end of its code.
+    /// With what is wrong, beside the field that a problem names: before a colon in its words, as its first word, or at the end of its code.
     #[must_use]
     pub fn refused(mut self, problem: &Problem) -> Self {
-        let (named, words) = match problem.detail.split_once(": ") {
-            Some((name, words)) => (Some(name), words),
-            None => (None, problem.detail.as_str()),
+        let whole = problem.detail.as_str();
+        // `settings.bucket` is the field `bucket`.
+        let field = |name: &str| {
+            let name = name.trim().rsplit('.').next().unwrap_or_default();
+            self.fields.iter().position(|field| field.name == name)
         };
-        let last = problem.code.rsplit('.').next().unwrap_or_default();
-        let is = |field: &Field, name: &str| field.name == name || field.name.rsplit('.').next() == Some(name);
-        let by_name = named.and_then(|name| self.fields.iter().position(|field| is(field, name.trim())));
-        let by_code = || self.fields.iter().position(|field| is(field, last));
-        match by_name.map(|at| (at, words)).or_else(|| by_code().map(|at| (at, problem.detail.as_str()))) {
+        let before_colon = || whole.split_once(": ").and_then(|(name, words)| Some((field(name)?, words)));
+        let by_first_word = || Some((field(whole.split(' ').next()?)?, whole));
+        let by_code = || Some((field(problem.code)?, whole));
+        match before_colon().or_else(by_first_word).or_else(by_code) {
             Some((at, words)) => self.fields[at].error = Some(words.to_owned()),
             None => self.error = Some(problem.detail.clone()),
         }

@@ -1,6 +1,6 @@
 //! What stands around every page: title, navigation, who is logged in, a message.
 
-use super::assets;
+use super::{assets, once};
 
 /// Where in the navigation a page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,7 @@ const ENTRIES: [(Place, &str, &str, For); 12] = [
 /// Beside a page's own content.
 #[derive(Clone, Debug)]
 pub struct Frame {
+    /// May come from outside; its marks of direction are taken out.
     pub title: String,
     pub here: Place,
     /// `None`: nobody is logged in, and there is no navigation.
@@ -86,6 +87,11 @@ impl Frame {
         };
         let entries = ENTRIES.into_iter().filter(|(_, _, _, whom)| is_for(*whom));
         entries.map(|(place, path, text, _)| Entry { path, text, is_here: place == self.here }).collect()
+    }
+
+    /// For a form of this page: sent twice, it does what it does once.
+    pub fn attempt(&self) -> String {
+        once::attempt()
     }
 
     /// Where a file of `assets/` is.

@@ -16,7 +16,8 @@ use super::{
     visit::{Visitor, go, page},
 };
 use crate::{
-    history,
+    artifact::BackupType,
+    history::{self, Backup, BackupFilter, BackupStatus},
     http::{
         Api,
         api::jobs as calls,
@@ -24,7 +25,7 @@ use crate::{
         extract::{Id, IdempotencyKey, Params},
         redact,
     },
-    ids::JobId,
+    ids::{BackupId, JobId},
     jobs::{
         JobType,
         queue::{Job, JobStatus},
@@ -35,17 +36,18 @@ use crate::{
 const TAIL: usize = 200;
 
 /// Tells htmx to load the whole page anew.
-const HX_REFRESH: HeaderName = HeaderName::from_static("hx-refresh");
+pub const HX_REFRESH: HeaderName = HeaderName::from_static("hx-refresh");
 
 /// A job in a list.
 #[derive(Clone, Debug)]
 pub struct Row {
     pub path: String,
     pub what: String,
-    pub project: Option<String>,
+    /// Id and page.
+    pub project: Option<(String, String)>,
     pub badge: Html,
     pub at: Html,
-    pub took: String,
+    pub took: Html,
     pub by: String,
     pub why: Option<String>,
 }
@@ -63,9 +65,12 @@ impl Row {
             what: show::job_type(&job.r#type).to_owned(),
             badge: show::badge(&job.status),
             at: show::when(job.created_at, now),
-            took: seconds(&job, now).map_or_else(String::new, show::lasted),
+            took: seconds(&job, now).map_or_else(Html::default, show::took),
             by: job.created_by.unwrap_or_default(),
-            project: job.project_id,
+            project: job.project_id.map(|id| {
+                let path = format!("/projects/{}", show::in_path(&id));
+                (id, path)
+            }),
             why: job.error_message,
         }
     }
@@ -125,7 +130,8 @@ fn number(value: &Value, name: &str) -> Option<i64> {
 }
 
 impl Progress {
-    fn of(job: &Job, now: DateTime<Utc>) -> Self {
+    /// `expected`: bytes to read, where the last time tells.
+    fn of(job: &Job, expected: Option<i64>, now: DateTime<Utc>) -> Self {
         let nothing = Value::Null;
         let progress = job.progress.as_ref().unwrap_or(&nothing);
         let content = number(progress, "content_bytes");
@@ -133,19 +139,28 @@ impl Progress {
         numbers.extend(content.map(|bytes| ("Read", show::size(bytes))));
         numbers.extend(number(progress, "stored_bytes").map(|bytes| ("Stored", show::size(bytes))));
         let taken = seconds(job, now).filter(|seconds| *seconds > 0.5);
-        if let (Some(bytes), Some(seconds)) = (content.filter(|bytes| *bytes > 0), taken) {
+        let moved = content.or_else(|| number(progress, "stored_bytes"));
+        if let (Some(bytes), Some(seconds)) = (moved.filter(|bytes| *bytes > 0), taken) {
             let rate = show::size((bytes as f64 / seconds) as i64);
             numbers.push(("Rate", Html::ours(format!("{rate}/s"))));
         }
-        numbers.extend(taken.map(|seconds| ("Time", Html::ours(show::lasted(seconds)))));
+        numbers.extend(taken.map(|seconds| ("Time", show::took(seconds))));
         let storages = progress.get("storages").and_then(Value::as_object);
-        let state = |value: &Value| match number(value, "stored_bytes").or_else(|| value.as_i64()) {
-            Some(bytes) => show::size(bytes),
-            None => Html::ours(show::escape(&show::detail(value))),
+        let why = |value: &Value| match value.get("message").and_then(Value::as_str) {
+            Some(why) => format!("<p class=\"why\"><bdi>{}</bdi></p>", show::escape(why)),
+            None => String::new(),
         };
-        let share = number(progress, "total_bytes")
+        let state = |value: &Value| match number(value, "stored_bytes").or_else(|| value.as_i64()) {
+            Some(bytes) => Html::ours(format!("{}{}", show::size(bytes), why(value))),
+            None => show::name(&show::detail(value)),
+        };
+        let total = number(progress, "total_bytes");
+        let guess = expected.filter(|_| total.is_none() && job.status() == Some(JobStatus::InProgress));
+        let share = total
+            .or(guess)
             .filter(|total| *total > 0)
-            .and_then(|total| Some((content?.min(total).unsigned_abs(), total.unsigned_abs())));
+            .and_then(|total| Some((moved?.min(total).unsigned_abs(), total.unsigned_abs())));
+        numbers.extend(guess.map(|bytes| ("Read the last time", show::size(bytes))));
         Self {
             badge: show::badge(&job.status),
             stage: match progress.get("stage").and_then(Value::as_str) {
@@ -174,9 +189,11 @@ struct Line {
     message: String,
 }
 
-/// What a restore came to.
+/// What a restore, or a look at a backup, came to.
 struct Outcome {
     is_verified: bool,
+    title: &'static str,
+    words: Vec<Html>,
     differences: Vec<String>,
     warnings: Vec<String>,
     where_to: Option<String>,
@@ -200,12 +217,15 @@ struct JobPage {
     backup: Option<String>,
     outcome: Option<Outcome>,
     may_cancel: bool,
+    may_undo: bool,
+    expected: Option<i64>,
 }
 
 #[derive(Template)]
 #[template(path = "job_live.html")]
 struct LivePart {
     id: String,
+    expected: Option<i64>,
     progress: Progress,
     lines: Vec<Line>,
 }
@@ -226,25 +246,102 @@ fn backup_of(job: &Job) -> Option<String> {
     find(job.result.as_ref()).or_else(|| find(Some(&job.payload))).or_else(|| find(job.payload.get("request")))
 }
 
+/// A backup, to compare a job with: the one that it is about, or the project's last one while that is not there yet.
+async fn compared(api: &Api, visitor: &Visitor, job: &Job) -> Result<Option<(Backup, bool)>, Problem> {
+    let (pool, scope) = (&api.app.pool, visitor.caller().scope());
+    let is_export = job.r#type == JobType::ExportBackup.as_str();
+    if is_export && job.status() != Some(JobStatus::Completed) {
+        let filter = BackupFilter {
+            project_id: job.project_id.clone(),
+            backup_type: Some(BackupType::Database),
+            status: Some(BackupStatus::Completed),
+            limit: 1,
+            ..BackupFilter::default()
+        };
+        let last = history::list(pool, &scope, &filter).await?.into_iter().next();
+        return Ok(last.filter(|_| !job.is_final()).map(|backup| (backup, true)));
+    }
+    let is_about_one =
+        is_export || [JobType::RestoreBackup, JobType::VerifyBackup].iter().any(|t| job.r#type == t.as_str());
+    let id = backup_of(job).filter(|_| is_about_one).and_then(|id| id.parse::<BackupId>().ok());
+    let Some(id) = id else { return Ok(None) };
+    // It may have been deleted since.
+    Ok(history::get(pool, &scope, id).await.ok().map(|backup| (backup, false)))
+}
+
+/// What a job that looks at a backup has found.
+fn verified(result: &Value, differences: Vec<String>) -> Outcome {
+    let text = |name: &str| result.get(name).and_then(Value::as_str);
+    let depth = text("depth").unwrap_or_default();
+    let is_verified = text("outcome") == Some("verified");
+    let title = match (text("outcome"), depth) {
+        (Some("verified"), "restore") => "Proved: it can be restored",
+        (Some("verified"), "read") => "Every byte is as it was recorded",
+        (Some("verified"), _) => "The sizes are as they were recorded",
+        (Some("differences"), _) => "The trial restore found differences",
+        _ => "No good copy was found",
+    };
+    let mut words = Vec::new();
+    if let Some(seconds) = result.get("restore_seconds").and_then(Value::as_f64) {
+        words.push(Html::ours(format!("A recovery takes <strong>{}</strong>.", show::took(seconds))));
+    }
+    for copy in result.get("copies").and_then(Value::as_array).into_iter().flatten() {
+        let storage = show::name(copy.get("storage").and_then(Value::as_str).unwrap_or_default());
+        let found = match copy.get("good").and_then(Value::as_bool) {
+            Some(true) => "good",
+            Some(false) => "damaged",
+            None => "out of reach",
+        };
+        let why = copy
+            .get("message")
+            .and_then(Value::as_str)
+            .map_or_else(String::new, |why| format!(": {}", show::name(why)));
+        words.push(Html::ours(format!("{storage} {}{why}", show::badge(found))));
+    }
+    Outcome { is_verified, title, words, differences, warnings: Vec::new(), where_to: None, undo_until: None }
+}
+
 async fn outcome(api: &Api, job: &Job, now: DateTime<Utc>) -> Result<Option<Outcome>, Problem> {
-    let Some(result) = job.result.as_ref().filter(|_| job.r#type == JobType::RestoreBackup.as_str()) else {
+    let is = |wanted: JobType| job.r#type == wanted.as_str();
+    let Some(result) = job.result.as_ref().filter(|_| is(JobType::RestoreBackup) || is(JobType::VerifyBackup)) else {
         return Ok(None);
     };
     let texts = |name: &str| {
         let items = result.get(name).and_then(Value::as_array).into_iter().flatten();
         items.map(|item| item.as_str().map_or_else(|| show::detail(item), str::to_owned)).collect()
     };
+    if is(JobType::VerifyBackup) {
+        return Ok(Some(verified(result, texts("differences"))));
+    }
     let text = |name: &str| result.get(name).and_then(Value::as_str);
+    let is_verified = text("outcome") == Some("verified");
     let restore = history::restore_of_job(&api.app.pool, job.job_id()).await?;
     let undoable = restore.filter(|restore| restore.state == "done" && restore.kept_schema.is_some());
     let until = undoable.and_then(|restore| restore.undo_until).filter(|until| *until > now);
+    let title = if is_verified { "Restored, and proved" } else { "Restored, with differences" };
+    let words = is_verified.then(|| {
+        Html::ours(
+            "What stands there now was compared with what was recorded when the backup was taken: nothing differs."
+                .to_owned(),
+        )
+    });
     Ok(Some(Outcome {
-        is_verified: text("outcome") == Some("verified"),
+        is_verified,
+        title,
+        words: words.into_iter().collect(),
         differences: texts("differences"),
         warnings: texts("warnings"),
-        where_to: text("schema").or_else(|| text("database")).map(str::to_owned),
+        where_to: where_to(result),
         undo_until: until.map(|until| show::when(until, now)),
     }))
+}
+
+/// Schema, database and server, as far as they are told.
+fn where_to(result: &Value) -> Option<String> {
+    let part = |name: &str, what: &str| Some(format!("{what} {}", result.get(name)?.as_str()?));
+    let parts = [part("schema", "schema"), part("database", "database"), part("server", "on the server of")];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 pub async fn show(
@@ -260,7 +357,17 @@ pub async fn show(
     facts.extend(job.created_by.as_deref().map(|by| ("By", show::name(by))));
     facts.extend(job.started_at.map(|at| ("Began", show::when(at, now))));
     facts.extend(job.finished_at.map(|at| ("Ended", show::when(at, now))));
-    facts.extend(seconds(&job, now).filter(|_| job.is_final()).map(|taken| ("Took", Html::ours(show::lasted(taken)))));
+    facts.extend(seconds(&job, now).filter(|_| job.is_final()).map(|taken| ("Took", show::took(taken))));
+    let compared = compared(&api, &visitor, &job).await?;
+    let mut expected = None;
+    if let Some((backup, is_last)) = &compared {
+        let about = |number: i64| {
+            Html::ours(format!("{}{}", show::count(number), if *is_last { " the last time" } else { "" }))
+        };
+        facts.extend(backup.table_count.map(|tables| ("Tables", about(tables))));
+        facts.extend(backup.row_count.map(|rows| ("Rows", about(rows))));
+        expected = backup.content_size.filter(|_| *is_last);
+    }
     facts.extend(job.lease_owner.as_deref().map(|worker| ("Worker", show::name(worker))));
     let what = show::job_type(&job.r#type).to_owned();
     let is_known = job.r#type.parse::<JobType>().is_ok();
@@ -273,13 +380,15 @@ pub async fn show(
             .as_deref()
             .map_or_else(String::new, |id| format!("/projects/{}", show::in_path(id))),
         facts,
-        progress: Progress::of(&job, now),
+        progress: Progress::of(&job, expected, now),
         lines,
         more_lines,
         backup: backup_of(&job),
         outcome: outcome(&api, &job, now).await?,
+        may_undo: visitor.may_write(),
         may_cancel: visitor.may_write() && is_known && !job.is_final() && !job.cancel_requested,
         error: job.error_message,
+        expected: expected.filter(|_| job.finished_at.is_none()),
         project: job.project_id,
     })
 }
@@ -288,12 +397,16 @@ pub async fn show(
 pub async fn live(
     State(api): State<Api>,
     visitor: Visitor,
+    asked: Asked,
     id: Result<Id<JobId>, Problem>,
 ) -> Result<Response, Problem> {
     let id = id?.0;
     let job = calls::show(State(api.clone()), visitor.signed.clone(), Ok(Id(id))).await?.data;
     let (lines, _) = lines(&api, &visitor, &job).await?;
-    let mut response = page(&LivePart { id: job.id.to_string(), progress: Progress::of(&job, visitor.now), lines })?;
+    // As the page found it, so that it is not looked up every second.
+    let expected = asked.get("of").parse::<i64>().ok().filter(|bytes| *bytes > 0);
+    let progress = Progress::of(&job, expected, visitor.now);
+    let mut response = page(&LivePart { id: job.id.to_string(), expected, progress, lines })?;
     if job.is_final() {
         response.headers_mut().insert(HX_REFRESH, HeaderValue::from_static("true"));
     }

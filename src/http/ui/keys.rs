@@ -21,6 +21,7 @@ use crate::{
         },
         error::Problem,
         extract::{Id, Params},
+        idempotency::HoldsSecret,
     },
     people::ApiKey,
     tenant::{Permission, Role},
@@ -125,7 +126,9 @@ pub async fn make(State(api): State<Api>, visitor: Visitor, typed: Typed) -> Res
                 lines: vec!["It is not shown again: copy it now.".to_owned()],
                 secret: Some(made.key),
             };
-            list_page(&api, &visitor, Some(seen), &Asked::default()).await
+            let mut response = list_page(&api, &visitor, Some(seen), &Asked::default()).await?;
+            response.extensions_mut().insert(HoldsSecret);
+            Ok(response)
         }
         Err(problem) => again(form(&visitor), &typed, problem, |form, status| make_page(&visitor, form, status)),
     }

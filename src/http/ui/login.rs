@@ -13,6 +13,7 @@ use super::{
     form::{Field, Form, FormPage, Kind},
     frame::{Frame, Place},
     list::Asked,
+    once::ATTEMPT,
     show::Html,
     visit::{LEFT_OUT, Typed, Visitor, go, page, page_as, without_secrets},
 };
@@ -85,19 +86,21 @@ pub fn again(path: &str, form: Option<&Bytes>) -> Result<Response, Problem> {
 struct ResumePage {
     frame: Frame,
     path: String,
+    /// What is sent again, and what of it people have typed.
     fields: Vec<(String, String)>,
-    /// A secret has to be typed again: the form would not do as it is.
+    shown: Vec<(String, String)>,
+    /// A secret has to be typed again: the form comes back with all the rest in it.
     is_incomplete: bool,
 }
 
 fn resume_page(path: &str, kept: &str) -> Result<Response, Problem> {
-    let (marks, fields): (Vec<_>, Vec<_>) =
-        without_secrets(kept.as_bytes()).into_iter().partition(|(name, _)| name == LEFT_OUT);
+    let fields = without_secrets(kept.as_bytes());
     page(&ResumePage {
         frame: Frame::outside("Logged in again"),
         path: own_path(path).to_owned(),
+        is_incomplete: fields.iter().any(|(name, _)| name == LEFT_OUT),
+        shown: fields.iter().filter(|(name, _)| name != LEFT_OUT && name != ATTEMPT).cloned().collect(),
         fields,
-        is_incomplete: !marks.is_empty(),
     })
 }
 

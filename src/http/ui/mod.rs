@@ -6,25 +6,30 @@
 
 mod assets;
 mod audit;
+mod backup;
 mod backups;
 mod channels;
 mod databases;
+mod days;
 mod form;
 mod frame;
 mod jobs;
 mod keys;
 mod list;
 mod login;
+mod once;
 mod overview;
 mod people;
 mod problem;
 mod projects;
 mod restore;
 mod retention;
+mod schedule_edit;
 mod schedules;
 mod show;
 mod standing;
 mod storages;
+mod target;
 mod things;
 mod visit;
 
@@ -53,7 +58,7 @@ pub fn routes(api: &Api) -> Router<Api> {
         .route("/projects/{id}/change", get(projects::ask_change).post(projects::change))
         .route("/projects/{id}/restore", get(restore::choose))
         .route("/backups", get(backups::list))
-        .route("/backups/{id}", get(backups::show))
+        .route("/backups/{id}", get(backup::show))
         .route("/backups/{id}/download", get(backups::download))
         .route("/backups/{id}/verify", post(backups::verify))
         .route("/backups/{id}/pin", post(backups::pin))
@@ -66,15 +71,16 @@ pub fn routes(api: &Api) -> Router<Api> {
         .route("/jobs/{id}/cancel", post(jobs::cancel))
         .route("/jobs/{id}/undo", post(jobs::undo))
         .route("/schedules", get(schedules::list))
-        .route("/schedules/new", get(schedules::ask_add).post(schedules::add))
-        .route("/schedules/preview", get(schedules::preview))
+        .route("/schedules/new", get(schedule_edit::ask_add).post(schedule_edit::add))
+        .route("/schedules/preview", get(schedule_edit::preview))
         .route("/schedules/{id}", get(schedules::show))
-        .route("/schedules/{id}/change", get(schedules::ask_change).post(schedules::change))
+        .route("/schedules/{id}/change", get(schedule_edit::ask_change).post(schedule_edit::change))
         .route("/schedules/{id}/switch", post(schedules::switch))
         .route("/schedules/{id}/remove", post(schedules::remove))
         .route("/retention", get(retention::show))
         .route("/storages", get(storages::list))
         .route("/storages/new/{kind}", get(storages::ask_add).post(storages::add))
+        .route("/storages/{name}/change", get(storages::ask_change).post(storages::change))
         .route("/storages/{name}/test", post(storages::test))
         .route("/storages/{name}/remove", post(storages::remove))
         .route("/databases", get(databases::list))
@@ -83,6 +89,8 @@ pub fn routes(api: &Api) -> Router<Api> {
         .route("/databases/{name}/remove", post(databases::remove))
         .route("/channels", get(channels::list))
         .route("/channels/new/{kind}", get(channels::ask_add).post(channels::add))
+        .route("/channels/{id}/change", get(channels::ask_change).post(channels::change))
+        .route("/channels/{id}/test", post(channels::test))
         .route("/channels/{id}/switch", post(channels::switch))
         .route("/channels/{id}/remove", post(channels::remove))
         .route("/people", get(people::list))
@@ -93,6 +101,7 @@ pub fn routes(api: &Api) -> Router<Api> {
         .route("/keys/new", get(keys::ask_make).post(keys::make))
         .route("/keys/{id}/revoke", post(keys::revoke))
         .route("/audit", get(audit::list))
+        .route_layer(from_fn_with_state(api.clone(), once::once))
         .route_layer(from_fn_with_state(api.clone(), visit::watch))
 }
 

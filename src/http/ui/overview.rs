@@ -1,14 +1,13 @@
 //! The first page: am I safe?
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use askama::Template;
 use axum::{extract::State, http::HeaderMap, response::Response};
-use chrono::{DateTime, Datelike, Days, Duration, NaiveDate, Utc};
-use serde_json::json;
+use chrono::{DateTime, Duration, Utc};
 
 use super::{
+    days::{self, Days},
     frame::{Frame, Place},
     jobs,
     show::{self, Html},
@@ -16,7 +15,7 @@ use super::{
     visit::{Visitor, is_partial, page},
 };
 use crate::{
-    history::{self, Day, Kept, SoonGone, StandingFilter},
+    history::{self, Kept, SoonGone, StandingFilter},
     http::{Api, api::jobs as job_calls, error::Problem, extract::Params},
     ids::CONTROL_PLANE_PROJECT,
     jobs::queue::JobStatus,
@@ -29,9 +28,6 @@ const MOST_PROJECTS: i64 = 5_000;
 /// Rows of its lists.
 const SHOWN_PROJECTS: usize = 25;
 const SHOWN: u32 = 6;
-
-/// Days of the calendar and the charts.
-const DAYS: i64 = 90;
 
 /// One number at the top.
 struct Tile {
@@ -82,9 +78,7 @@ struct Overview {
     /// The part alone that changes is asked for.
     is_part: bool,
     storages: Vec<Storage>,
-    calendar: Html,
-    chart: String,
-    has_days: bool,
+    days: Days,
 }
 
 pub async fn show(State(api): State<Api>, visitor: Visitor, headers: HeaderMap) -> Result<Response, Problem> {
@@ -98,7 +92,7 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, headers: HeaderMap) 
         limit: Some(SHOWN),
         cursor: None,
     };
-    let since = first_day(now).and_time(chrono::NaiveTime::MIN).and_utc();
+    let since = days::since(now);
     let is_part = is_partial(&headers);
     let (mut projects, failed, soon, days, kept) = tokio::try_join!(
         async { Ok::<_, Problem>(history::standing_projects(pool, &scope, &filter).await?) },
@@ -114,6 +108,8 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, headers: HeaderMap) 
     let count = |standing| rows.iter().filter(|row| row.standing == standing).count();
     let (late, never, failing) = (count(Standing::Late), count(Standing::Never), count(Standing::Failing));
     let active = rows.len() - count(Standing::Off);
+    let untried =
+        rows.iter().filter(|row| row.good_path.is_some() && !row.is_tried && row.standing != Standing::Off).count();
     let tenants = rows.iter().filter(|row| row.id != CONTROL_PLANE_PROJECT).count();
     let has_backup = rows.iter().any(|row| row.good_path.is_some() && row.id != CONTROL_PLANE_PROJECT);
     let tiles = vec![
@@ -121,6 +117,7 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, headers: HeaderMap) 
         Tile { number: late + never, text: "without a good backup in time", tone: "bad" },
         Tile { number: failing, text: "whose last attempt failed", tone: "warn" },
         Tile { number: count(Standing::New), text: "that wait for the first backup", tone: "live" },
+        Tile { number: untried, text: "never restored for a trial", tone: "dull" },
         Tile { number: count(Standing::Off), text: "not backed up", tone: "dull" },
     ];
     let tone = match (active, late + never) {
@@ -148,9 +145,7 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, headers: HeaderMap) 
         soon: soon.into_iter().map(|backup| soon_row(backup, now)).collect(),
         is_part,
         storages: storages(kept),
-        calendar: calendar(&days, now),
-        chart: chart(&days, now),
-        has_days: !days.is_empty(),
+        days: Days::of(&days, now),
     })
 }
 
@@ -219,7 +214,7 @@ fn soon_row(backup: SoonGone, now: DateTime<Utc>) -> Soon {
     Soon {
         path: format!("/backups/{}", backup.id),
         project: backup.project_id,
-        what: Html::ours(format!("{} of {}", show::escape(&backup.r#type), show::at(backup.created_at))),
+        what: Html::ours(format!("{} of {}", show::name(&backup.r#type), show::at(backup.created_at))),
         at: show::when(backup.expires_at, now),
         size: show::size(backup.size),
     }
@@ -245,100 +240,9 @@ fn storages(kept: Vec<Kept>) -> Vec<Storage> {
     by_name.into_iter().map(storage).collect()
 }
 
-fn first_day(now: DateTime<Utc>) -> NaiveDate {
-    now.date_naive() - Days::new(DAYS.unsigned_abs() - 1)
-}
-
-/// Every day from the first one on, with what is known of it.
-fn every_day(days: &[Day], now: DateTime<Utc>) -> impl Iterator<Item = (NaiveDate, Option<&Day>)> {
-    let known: BTreeMap<NaiveDate, &Day> = days.iter().map(|day| (day.day, day)).collect();
-    first_day(now).iter_days().take(DAYS as usize).map(move |day| (day, known.get(&day).copied()))
-}
-
-/// A calendar of weeks, one square for each day: how many backups, and whether one failed.
-pub fn calendar(days: &[Day], now: DateTime<Utc>) -> Html {
-    const STEP: i64 = 16;
-    let most = days.iter().map(|day| day.completed).max().unwrap_or(0).max(1);
-    let first = first_day(now);
-    let first_week = first - Days::new(u64::from(first.weekday().num_days_from_monday()));
-    let (mut squares, mut months, mut taken, mut failed) = (String::new(), String::new(), 0, 0);
-    let mut weeks = 0;
-    for (date, day) in every_day(days, now) {
-        let week = (date - first_week).num_days() / 7;
-        weeks = weeks.max(week + 1);
-        let (good, bad) = day.map_or((0, 0), |day| (day.completed, day.failed));
-        taken += good;
-        failed += bad;
-        let class = match (good, bad) {
-            (0, 0) => "q0",
-            (_, 1..) => "qx",
-            (good, _) if good * 4 > most * 3 => "q4",
-            (good, _) if good * 2 > most => "q3",
-            (good, _) if good * 4 > most => "q2",
-            _ => "q1",
-        };
-        let (x, y) = (week * STEP + 30, i64::from(date.weekday().num_days_from_monday()) * STEP + 18);
-        let told = match (good, bad) {
-            (0, 0) => "nothing".to_owned(),
-            (good, 0) => show::counted(good, "backup", "backups"),
-            (good, bad) => format!("{}, {bad} failed", show::counted(good, "backup", "backups")),
-        };
-        let _ = write!(
-            squares,
-            "<rect x=\"{x}\" y=\"{y}\" width=\"13\" height=\"13\" rx=\"3\" class=\"{class}\"><title>{date}: {told}</title></rect>"
-        );
-        if date.day() == 1 {
-            let _ = write!(months, "<text x=\"{x}\" y=\"11\">{}</text>", date.format("%b"));
-        }
-    }
-    for (row, text) in [(0, "Mon"), (2, "Wed"), (4, "Fri")] {
-        let _ = write!(months, "<text x=\"0\" y=\"{}\">{text}</text>", row * STEP + 29);
-    }
-    let (width, height) = (weeks * STEP + 30, 7 * STEP + 18);
-    Html::ours(format!(
-        "<svg class=\"calendar\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\" aria-label=\"The last {DAYS} days: {} taken, {failed} failed\">{months}{squares}</svg>",
-        show::counted(taken, "backup", "backups"),
-    ))
-}
-
-/// What the script draws: days, stored bytes and seconds.
-pub fn chart(days: &[Day], now: DateTime<Utc>) -> String {
-    let (mut at, mut bytes, mut seconds) = (Vec::new(), Vec::new(), Vec::new());
-    for (date, day) in every_day(days, now) {
-        at.push(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp());
-        bytes.push(day.map(|day| day.bytes));
-        seconds.push(day.and_then(|day| day.seconds));
-    }
-    json!({ "at": at, "bytes": bytes, "seconds": seconds }).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_calendar_has_a_square_for_each_of_ninety_days() {
-        let now: DateTime<Utc> = "2026-11-21T12:00:00Z".parse().unwrap();
-        let day = |date: &str, completed, failed| Day {
-            day: date.parse().unwrap(),
-            completed,
-            failed,
-            bytes: 10,
-            seconds: Some(1.5),
-        };
-        let days = [day("2026-11-20", 4, 0), day("2026-11-21", 1, 1), day("2026-01-01", 9, 0)];
-        let shown = calendar(&days, now).to_string();
-        assert_eq!(shown.matches("<rect").count(), 90);
-        assert!(
-            shown.contains("2026-11-21: 1 backup, 1 failed") && shown.contains("5 backups taken, 1 failed"),
-            "{shown}"
-        );
-        let chart: serde_json::Value = serde_json::from_str(&chart(&days, now)).unwrap();
-        assert_eq!(
-            (chart["at"].as_array().unwrap().len(), &chart["bytes"][89], &chart["seconds"][87]),
-            (90, &json!(10), &json!(null))
-        );
-    }
 
     #[test]
     fn the_verdict_says_how_many_are_not_safe() {

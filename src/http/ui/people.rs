@@ -143,6 +143,7 @@ fn role(typed: &Typed) -> Result<Option<Role>, Problem> {
 pub async fn add(State(api): State<Api>, visitor: Visitor, typed: Typed) -> Result<Response, Problem> {
     require_admin(visitor.caller(), Permission::Write)?;
     let added = async {
+        typed.require_whole()?;
         let body = calls::AddUserBody {
             name: typed.get("name").to_owned(),
             password: Secret::new(typed.exact("password")),
@@ -184,6 +185,7 @@ pub async fn change(
     let Id(id) = id?;
     let user = one(&api, &visitor, id).await?;
     let changed = async {
+        typed.require_whole()?;
         let body = calls::ChangeUserBody {
             password: Some(typed.exact("password")).filter(|text| !text.is_empty()).map(Secret::new),
             role: role(&typed)?.filter(|role| role.as_str() != user.role),

@@ -3,19 +3,22 @@
 use std::collections::BTreeSet;
 
 use askama::Template;
-use axum::{extract::State, http::StatusCode, response::Response};
-use chrono::{Duration, NaiveTime};
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
 
 use super::{
     backups,
+    days::{self, Days},
     form::{Field, Form, FormPage, Kind},
     frame::{Frame, Place},
     jobs::{self, job_path},
     list::{Asked, Choice, Pages, ROWS, choices},
-    overview,
     show::{self, Html},
     standing::{self, Row},
-    visit::{Typed, Visitor, go, page, page_as},
+    visit::{Typed, Visitor, go, is_partial, page, page_as},
 };
 use crate::{
     catalog::{Project, ProjectChanges},
@@ -92,19 +95,23 @@ struct ProjectPage {
     rows: Vec<backups::Row>,
     jobs: Vec<jobs::Row>,
     schedules: Vec<ScheduleRow>,
-    calendar: Html,
-    chart: String,
-    has_days: bool,
+    days: Days,
     may_back_up: bool,
     may_change: bool,
     may_write: bool,
     query: String,
 }
 
-pub async fn show(State(api): State<Api>, visitor: Visitor, Named(id): Named) -> Result<Response, Problem> {
+pub async fn show(
+    State(api): State<Api>,
+    visitor: Visitor,
+    headers: HeaderMap,
+    Named(id): Named,
+) -> Result<Response, Problem> {
     let shown = calls::show(State(api.clone()), visitor.signed.clone(), Named(id.clone())).await?.data;
     let (pool, scope, now) = (&api.app.pool, visitor.caller().scope(), visitor.now);
-    let since = (now - Duration::days(89)).date_naive().and_time(NaiveTime::MIN).and_utc();
+    let since = days::since(now);
+    let is_part = is_partial(&headers);
     let filter = BackupFilter { project_id: Some(id.clone()), limit: 10, ..BackupFilter::default() };
     let list = job_calls::ListParams {
         project_id: Some(id.clone()),
@@ -117,13 +124,13 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, Named(id): Named) ->
     let only = StandingFilter { id: Some(id.clone()), limit: 1, ..StandingFilter::default() };
     let (standing, days, backups, jobs, schedules) = tokio::try_join!(
         async { Ok::<_, Problem>(history::standing_projects(pool, &scope, &only).await?) },
-        async { Ok(history::days(pool, &scope, Some(&id), since).await?) },
+        async { Ok(if is_part { Vec::new() } else { history::days(pool, &scope, Some(&id), since).await? }) },
         async { Ok(history::list(pool, &scope, &filter).await?) },
         job_calls::list(State(api.clone()), visitor.signed.clone(), Ok(Params(list))),
         schedule_calls::list(State(api.clone()), visitor.signed.clone(), Ok(Params(schedules))),
     )?;
     let rows = standing::rows(&api, &visitor, standing).await?;
-    let plain = |text: &str| Html::ours(show::escape(text));
+    let plain = show::name;
     let mut facts = vec![
         ("Id", Html::ours(format!("<code class=\"wrap\">{}</code>", show::escape(&shown.id)))),
         ("Status", show::badge(&shown.status)),
@@ -164,9 +171,7 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, Named(id): Named) ->
                 next: show::when_or_nothing(schedule.next_slot.filter(|_| schedule.enabled), now),
             })
             .collect(),
-        calendar: overview::calendar(&days, now),
-        chart: overview::chart(&days, now),
-        has_days: !days.is_empty(),
+        days: Days::of(&days, now),
         may_back_up: visitor.may_write() && is_active,
         may_change: visitor.is_admin() && visitor.may_write(),
         may_write: visitor.may_write(),
@@ -188,7 +193,8 @@ pub async fn back_up(
     Ok(go(&job_path(&accepted), ""))
 }
 
-/// Storages that a project or schedule may name, and those that it names already (`own`). Only operators know them all.
+/// Storages that a project or schedule may name, and those that it names already (`own`). Operators know them all; whoever else is told of
+/// those alone that keep something of what they reach, as a backup's copies tell them too.
 pub async fn storage_choices(api: &Api, visitor: &Visitor, own: &[String]) -> Result<Vec<(String, String)>, Problem> {
     let mut choices: Vec<(String, String)> = if visitor.is_operator() {
         let all = storages::list(&api.app, visitor.caller()).await?;
@@ -196,12 +202,14 @@ pub async fn storage_choices(api: &Api, visitor: &Visitor, own: &[String]) -> Re
             .map(|storage| (storage.name.clone(), format!("{} ({})", storage.name, storage.r#type)))
             .collect()
     } else {
-        api.app.storages.refresh().await?;
-        api.app.storages.keys().into_iter().map(|name| (name.clone(), name)).collect()
+        let kept = history::kept_by_storage(&api.app.pool, &visitor.caller().scope()).await?;
+        let names: BTreeSet<String> = kept.into_iter().map(|kept| kept.storage).collect();
+        names.into_iter().map(|name| (name.clone(), name)).collect()
     };
     for name in own {
         if !choices.iter().any(|(choice, _)| choice == name) {
-            choices.push((name.clone(), format!("{name} (not available)")));
+            let text = if visitor.is_operator() { format!("{name} (not available)") } else { name.clone() };
+            choices.push((name.clone(), text));
         }
     }
     Ok(choices)

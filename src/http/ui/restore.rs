@@ -9,11 +9,13 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use chrono::{DateTime, Utc};
 
 use super::{
-    backups::{self, Holds, one},
-    form::{Field, Form},
+    backup::Holds,
+    backups::{self, one},
+    form::Form,
     frame::{Frame, Place},
     jobs::job_path,
     show::{self, Html},
+    target::Offer,
     visit::{Typed, Visitor, go, page, page_as, wrong},
 };
 use crate::{
@@ -131,9 +133,10 @@ struct ConfirmPage {
     holds: Option<Holds>,
     replaced: Option<Replaced>,
     is_whole_database: bool,
+    is_database: bool,
+    can_pick: bool,
     undo_hours: u32,
     form: Form,
-    hidden: Vec<(&'static str, String)>,
 }
 
 async fn replaced(api: &Api, visitor: &Visitor, backup: &Backup) -> Result<Option<Replaced>, Problem> {
@@ -176,31 +179,23 @@ async fn replaced(api: &Api, visitor: &Visitor, backup: &Backup) -> Result<Optio
     Ok(Some(Replaced { is_known: true, tables: count, changes, more }))
 }
 
-fn confirm_form(backup: &Backup, is_whole_database: bool) -> Form {
-    let mut fields = Vec::new();
-    if is_whole_database {
-        fields.push(Field::text("target", "Name of the new database").hint("Empty: a name is made."));
-    }
-    fields.push(Field::text("confirm", "Type the project's id to go on").required());
-    let mut form = Form::new(format!("/backups/{}/restore", backup.id), "Restore it", fields);
-    form.is_grave = true;
-    form
-}
-
-async fn is_whole(api: &Api, visitor: &Visitor, backup: &Backup) -> Result<bool, Problem> {
+/// The project's name, and what the backup can be restored into.
+async fn offer(api: &Api, visitor: &Visitor, backup: &Backup) -> Result<(String, Offer), Problem> {
     let named = Named(backup.project_id.clone());
     let project = project_calls::show(State(api.clone()), visitor.signed.clone(), named).await?.data;
-    Ok(project.schema.is_none() && backup.r#type == BackupType::Database.as_str())
+    let is_whole = project.schema.is_none() && backup.r#type == BackupType::Database.as_str();
+    Ok((project.name, Offer::of(api, visitor, backup, is_whole).await?))
 }
 
 async fn confirm_page(
     api: &Api,
     visitor: &Visitor,
     backup: Backup,
-    form: impl FnOnce(Form) -> Form,
+    offer: &Offer,
+    form: Form,
     status: StatusCode,
 ) -> Result<Response, Problem> {
-    let is_whole_database = is_whole(api, visitor, &backup).await?;
+    let is_whole_database = offer.is_whole_database;
     let manifest = backup.manifest();
     page_as(
         status,
@@ -214,8 +209,9 @@ async fn confirm_page(
             replaced: if is_whole_database { None } else { replaced(api, visitor, &backup).await? },
             is_whole_database,
             undo_hours: api.app.config.restore.undo_hours,
-            form: form(confirm_form(&backup, is_whole_database)),
-            hidden: vec![("attempt", uuid::Uuid::now_v7().to_string())],
+            is_database: backup.r#type == BackupType::Database.as_str(),
+            can_pick: offer.can_pick(),
+            form,
             project: backup.project_id,
         },
     )
@@ -228,7 +224,9 @@ pub async fn ask(
 ) -> Result<Response, Problem> {
     let backup = one(&api, &visitor, id?.0).await?.backup;
     visitor.signed.require(Permission::Write)?;
-    confirm_page(&api, &visitor, backup, |form| form, StatusCode::OK).await
+    let (_, offer) = offer(&api, &visitor, &backup).await?;
+    let form = offer.form(&backup);
+    confirm_page(&api, &visitor, backup, &offer, form, StatusCode::OK).await
 }
 
 pub async fn restore(
@@ -238,15 +236,19 @@ pub async fn restore(
     typed: Typed,
 ) -> Result<Response, Problem> {
     let backup = one(&api, &visitor, id?.0).await?.backup;
+    let (name, offer) = offer(&api, &visitor, &backup).await?;
     let asked = async {
-        if visitor.may_write() && typed.get("confirm") != backup.project_id.trim() {
-            return Err(wrong("confirm", "this is not the project's id"));
+        let confirmed = typed.get("confirm");
+        let is_meant = confirmed == backup.project_id.trim() || (!confirmed.is_empty() && confirmed == name.trim());
+        if visitor.may_write() && !is_meant {
+            return Err(wrong("confirm", "this is not the project's name or id"));
         }
-        let target = typed.given("target").map(|name| serde_json::json!({ "database": name }));
-        let body = serde_json::json!({ "backup_id": backup.id, "confirm": true, "target": target });
+        let body = serde_json::json!({
+            "backup_id": backup.id, "confirm": true, "target": offer.target(&typed)?,
+            "allow_detached_references": typed.is_checked("allow_detached_references"),
+        });
         let body: ask::RestoreBody = serde_json::from_value(body).map_err(|_| Problem::internal())?;
-        // A form that is sent twice makes one job.
-        let key = IdempotencyKey::of(typed.given("attempt").filter(|key| uuid::Uuid::parse_str(key).is_ok()));
+        let key = IdempotencyKey::of(None);
         ask::restore(State(api.clone()), visitor.signed.clone(), key, Ok(Body(body))).await
     };
     match asked.await {
@@ -255,8 +257,8 @@ pub async fn restore(
         Err(problem) if problem.status.is_server_error() || !visitor.may_write() => Err(problem),
         Err(problem) => {
             let status = problem.status;
-            let form = |form: Form| form.typed(&typed).refused(&problem);
-            let mut response = confirm_page(&api, &visitor, backup, form, status).await?;
+            let form = offer.form(&backup).typed(&typed).refused(&problem);
+            let mut response = confirm_page(&api, &visitor, backup, &offer, form, status).await?;
             super::problem::carry(&mut response, problem);
             Ok(response)
         }

@@ -18,10 +18,11 @@ use crate::{
 };
 
 /// Projects on a page.
-const PROJECTS: i64 = 10;
+const PROJECTS: i64 = 5;
 
-/// Backups of each that are listed.
+/// Backups of each that are listed: of one project, and of several.
 const MOST_ROWS: usize = 200;
+const FEW_ROWS: usize = 15;
 
 struct Row {
     path: String,
@@ -38,6 +39,8 @@ struct Row {
 struct Group {
     project: String,
     path: String,
+    /// All of its rows.
+    all: String,
     rows: Vec<Row>,
     /// Those beyond the rows too.
     count: usize,
@@ -65,6 +68,7 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, asked: Asked) -> Res
     let (only, after) = (only.as_ref().map(ProjectId::as_str), after.as_ref().map(ProjectId::as_str));
     let mut plan = apply_retention::plan(&api.app, &visitor.caller().scope(), only, after, PROJECTS).await?;
     let next = plan.next_after.take();
+    let most = if only.is_some() { MOST_ROWS } else { FEW_ROWS };
     let mut groups: Vec<Group> = Vec::new();
     for decision in plan.backups {
         let group = match groups.last_mut() {
@@ -72,6 +76,7 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, asked: Asked) -> Res
             _ => {
                 groups.push(Group {
                     path: format!("/projects/{}", show::in_path(&decision.project_id)),
+                    all: format!("/retention?project_id={}", show::in_query(&decision.project_id)),
                     project: decision.project_id.clone(),
                     rows: Vec::new(),
                     count: 0,
@@ -83,7 +88,7 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, asked: Asked) -> Res
         };
         group.count += 1;
         group.goes += usize::from(decision.action == Action::Delete);
-        if group.rows.len() < MOST_ROWS {
+        if group.rows.len() < most {
             group.rows.push(row(decision));
         }
     }

@@ -133,6 +133,29 @@ pub fn lasted(seconds: f64) -> String {
     }
 }
 
+/// The same, with the exact seconds on hover.
+pub fn took(seconds: f64) -> Html {
+    Html(format!("<span class=\"num\" title=\"{:.3} seconds\">{}</span>", seconds.max(0.0), lasted(seconds)))
+}
+
+/// The same, for what was measured at some time.
+pub fn measured(seconds: f64, at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Html {
+    let on = at.map_or_else(String::new, |at| format!(", measured at {} UTC", at.format("%Y-%m-%d %H:%M:%S")));
+    let ago = at.map_or_else(String::new, |at| format!(", measured {} ago", rough(now - at)));
+    Html(format!(
+        "<span class=\"num\" title=\"{:.3} seconds{on}\">{}</span><span class=\"hidden\">{ago}</span>",
+        seconds.max(0.0),
+        lasted(seconds)
+    ))
+}
+
+/// A text from outside for where no markup can be, such as a page's title: without the marks that would turn what stands around.
+pub fn unturned(text: &str) -> String {
+    let turns =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().filter(|c| !turns(*c)).take(200).collect()
+}
+
 /// How good or bad a word is.
 fn tone(word: &str) -> &'static str {
     match word {
@@ -150,7 +173,7 @@ pub fn badge(word: &str) -> Html {
     if word.chars().all(|c| c.is_ascii_uppercase()) {
         text = text.to_lowercase();
     }
-    Html(format!("<span class=\"badge {}\">{}</span>", tone(word), escape(&text)))
+    Html(format!("<span class=\"badge {}\"><bdi>{}</bdi></span>", tone(word), escape(&text)))
 }
 
 /// The job's type as a person says it.

@@ -85,11 +85,15 @@ pub struct Row {
     pub good_path: Option<String>,
     pub allowed: String,
     pub proof: Html,
+    /// How long the last trial restore took.
+    pub recovery: Html,
     pub next: Html,
     pub size: Html,
-    pub took: String,
+    pub took: Html,
     /// Why the newest attempt failed.
     pub why: Option<String>,
+    /// A trial restore has come to its end.
+    pub is_tried: bool,
     good_at: Option<DateTime<Utc>>,
 }
 
@@ -130,13 +134,18 @@ pub async fn rows(api: &Api, visitor: &Visitor, projects: Vec<StandingProject>) 
             good_path: project.good_id.map(|id| format!("/backups/{id}")),
             allowed: allowed.map_or_else(|| "any".to_owned(), show::rough),
             proof,
+            recovery: match project.recovery_seconds {
+                Some(seconds) => show::measured(seconds, project.recovery_at, now),
+                None => show::nothing(),
+            },
             next: show::when_or_nothing(next.get(&project.id).copied(), now),
             size: project.good_size.map_or_else(show::nothing, show::size),
-            took: project.good_seconds.map_or_else(String::new, show::lasted),
+            took: project.good_seconds.map_or_else(Html::default, show::took),
             why: match project.newest_status.as_deref() {
                 Some("failed" | "damaged") => message,
                 _ => None,
             },
+            is_tried: project.recovery_seconds.is_some(),
             good_at: project.good_at,
             id: project.id,
         }
@@ -164,6 +173,8 @@ mod tests {
             good_seconds: None,
             proved_at: None,
             proof_depth: None,
+            recovery_seconds: None,
+            recovery_at: None,
             newest_id: None,
             newest_status: newest.map(|(status, _)| status.to_owned()),
             newest_at: newest.and_then(|(_, hours)| ago(hours)),

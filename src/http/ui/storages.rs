@@ -1,4 +1,6 @@
-//! Storages, for operators: what there is, adding one, testing, removing.
+//! Storages, for operators: what there is and how much it keeps, adding one, changing, testing, removing.
+
+use std::collections::BTreeMap;
 
 use axum::{
     extract::{Path, State},
@@ -17,7 +19,9 @@ use super::{
     visit::{Typed, Visitor, go, page, page_as, wrong},
 };
 use crate::{
-    catalog::Settings,
+    byte_size::ByteSize,
+    catalog::{ManageError, Settings},
+    history,
     http::{Api, error::Problem, named::Named},
     manage::{
         Mode, require_operator,
@@ -26,10 +30,14 @@ use crate::{
     tenant::Permission,
 };
 
-fn thing(storage: ShownStorage, visitor: &Visitor) -> Thing {
+fn thing(kept: Option<(i64, i64)>, storage: ShownStorage, visitor: &Visitor) -> Thing {
     let path = format!("/storages/{}", show::in_path(&storage.name));
     let mut facts = Vec::new();
     facts.extend(storage.place.as_deref().map(show::name));
+    if let Some((copies, bytes)) = kept {
+        let copies = show::counted(copies, "copy", "copies");
+        facts.push(Html::ours(format!("keeps {} in {copies}", show::size(bytes))));
+    }
     if storage.fed_while_dumping == Some(false) {
         facts.push(Html::ours("its copies are made afterwards, from a good one".to_owned()));
     }
@@ -38,20 +46,27 @@ fn thing(storage: ShownStorage, visitor: &Visitor) -> Thing {
     if !is_own {
         badges.push(show::badge("of the configuration"));
     }
-    let mut acts = Vec::new();
+    let (mut links, mut acts) = (Vec::new(), Vec::new());
     if visitor.may_write() {
         acts.push(Act::new(format!("{path}/test"), "Test"));
         if is_own {
+            links.push((format!("{path}/change"), "Change"));
             acts.push(
                 Act::new(format!("{path}/remove"), "Remove").asking("Remove this storage? What is stored there stays."),
             );
         }
     }
-    Thing { name: storage.name, badges, facts, problem: storage.problem, links: Vec::new(), acts }
+    Thing { name: storage.name, badges, facts, problem: storage.problem, links, acts }
 }
 
 async fn list_page(api: &Api, visitor: &Visitor, seen: Option<Seen>, asked: &Asked) -> Result<Response, Problem> {
     let found = storages::list(&api.app, visitor.caller()).await?;
+    let mut kept: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+    for part in history::kept_by_storage(&api.app.pool, &visitor.caller().scope()).await? {
+        let (copies, bytes) = kept.entry(part.storage).or_default();
+        *copies = copies.saturating_add(part.copies);
+        *bytes = bytes.saturating_add(part.bytes);
+    }
     page(&Things {
         frame: visitor.frame(Place::Storages, "Storages"),
         intro: "Where backups are kept. Those of the configuration are changed in its file alone.",
@@ -64,7 +79,7 @@ async fn list_page(api: &Api, visitor: &Visitor, seen: Option<Seen>, asked: &Ask
             false => Vec::new(),
         },
         seen,
-        things: found.into_iter().map(|storage| thing(storage, visitor)).collect(),
+        things: found.into_iter().map(|storage| thing(kept.get(&storage.name).copied(), storage, visitor)).collect(),
         empty: "There is none yet.",
         pages: asked.pages(None),
     })
@@ -91,12 +106,14 @@ fn form(kind: &str) -> Result<Form, Problem> {
             Field::text("prefix", "Prefix").hint("What the keys begin with."),
             Field::text("access_key", "Access key").required(),
             Field::new("secret_key", "Secret key", Kind::Secret).required(),
+            Field::text("max_rate", "Largest rate of uploads").hint("A second, such as 20 MiB. Empty: any."),
         ],
         "telegram" => vec![
             Field::text("chat_id", "Channel")
                 .hint("The id of a private channel of your own, of which the bot is an administrator.")
                 .required(),
             Field::new("bot_token", "Bot token", Kind::Secret).required(),
+            Field::text("base_url", "Bot API").hint("Of a server of your own. Empty: Telegram's."),
         ],
         _ => return Err(Problem::new(StatusCode::NOT_FOUND, "request.no_route", "there is no such kind of storage")),
     };
@@ -143,12 +160,101 @@ pub async fn add(
     require_operator(visitor.caller(), Permission::Write)?;
     let form = form(&kind)?;
     let added = async {
+        typed.require_whole()?;
         let settings = settings(&kind, &form, &typed, &["name"])?;
         Ok(storages::add(&api.app, visitor.caller(), typed.get("name"), &settings).await?)
     };
     match added.await {
         Ok(storage) => Ok(go("/storages", &format!("The storage {} is added: test it.", storage.name))),
         Err(problem) => again(form, &typed, problem, |form, status| add_page(&visitor, &kind, form, status)),
+    }
+}
+
+/// What is set, in the fields of a form that makes such a thing: secrets are not there, and stay where nothing is typed.
+pub fn filled(form: &mut Form, settings: &Value) {
+    for field in &mut form.fields {
+        match settings.get(field.name) {
+            Some(Value::Object(_)) => {
+                field.is_required = false;
+                field.hint = "Empty: it stays as it is.";
+            }
+            Some(value) => field.values = vec![plain(value)],
+            None => {}
+        }
+    }
+}
+
+/// A setting as it is typed.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// The settings that were typed otherwise than they are: an empty field takes one out, but an empty secret leaves it.
+pub fn changes(form: &Form, before: &Value, typed: &Typed, others: &[&str]) -> Result<Settings, Problem> {
+    let mut changed = Map::new();
+    for field in form.fields.iter().filter(|field| !others.contains(&field.name)) {
+        let is_secret = matches!(field.kind, Kind::Secret) || before.get(field.name).is_some_and(Value::is_object);
+        let was = before.get(field.name).filter(|_| !is_secret).map(plain).unwrap_or_default();
+        match typed.given(field.name) {
+            Some(text) if text != was => drop(changed.insert(field.name.to_owned(), Value::from(text))),
+            None if !is_secret && !was.is_empty() => drop(changed.insert(field.name.to_owned(), Value::Null)),
+            Some(_) | None => {}
+        }
+    }
+    serde_json::from_value(Value::Object(changed)).map_err(|_| wrong("name", "these settings cannot be used"))
+}
+
+/// The form to change a storage, and its settings of now.
+async fn change_form(api: &Api, visitor: &Visitor, name: &str) -> Result<(Form, Value), Problem> {
+    let shown = storages::show(&api.app, visitor.caller(), name).await?;
+    if shown.origin != Origin::Database {
+        return Err(ManageError::ReadOnly(name.to_owned()).into());
+    }
+    let mut form = form(&shown.r#type)?;
+    form.fields.retain(|field| field.name != "name");
+    form.action = format!("/storages/{}/change", show::in_path(name));
+    form.submit = "Save";
+    filled(&mut form, &shown.settings);
+    Ok((form, shown.settings))
+}
+
+fn change_page(visitor: &Visitor, name: &str, form: Form, status: StatusCode) -> Result<Response, Problem> {
+    let intro =
+        "It is opened at once, and used as it then is from the next job on. What is stored stays where it is: if \
+        you name another place, move it there beforehand."
+            .to_owned();
+    let back = ("/storages".to_owned(), "Storages".to_owned());
+    let frame = visitor.frame(Place::Storages, format!("Change the storage {name}"));
+    page_as(status, &FormPage { frame, back, intro, form, below: Html::default() })
+}
+
+pub async fn ask_change(State(api): State<Api>, visitor: Visitor, Named(name): Named) -> Result<Response, Problem> {
+    require_operator(visitor.caller(), Permission::Write)?;
+    let (form, _) = change_form(&api, &visitor, &name).await?;
+    change_page(&visitor, &name, form, StatusCode::OK)
+}
+
+pub async fn change(
+    State(api): State<Api>,
+    visitor: Visitor,
+    Named(name): Named,
+    typed: Typed,
+) -> Result<Response, Problem> {
+    require_operator(visitor.caller(), Permission::Write)?;
+    let (form, before) = change_form(&api, &visitor, &name).await?;
+    let changed = async {
+        typed.require_whole()?;
+        let changes = changes(&form, &before, &typed, &[])?;
+        Ok(storages::change(&api.app, visitor.caller(), &name, &changes).await?)
+    };
+    match changed.await {
+        Ok(_) => Ok(go("/storages", &format!("The storage {name} is changed: test it."))),
+        Err(problem) => again(form, &typed, problem, |form, status| change_page(&visitor, &name, form, status)),
     }
 }
 
@@ -161,6 +267,7 @@ pub async fn test(
     require_operator(visitor.caller(), Permission::Write)?;
     let test = storages::test(&api.app, visitor.caller(), &name).await?;
     let mut lines = test.seen;
+    lines.extend(test.free_bytes.map(|free| format!("{} are free", ByteSize(free))));
     lines.extend(test.warnings);
     lines.extend(test.problem);
     lines.extend(test.hint);

@@ -9,7 +9,10 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, LOCATION, REFERRER_POLICY, SET_COOKIE},
+        header::{
+            CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, LOCATION,
+            REFERRER_POLICY, SET_COOKIE, VARY,
+        },
         request::Parts,
     },
     middleware::Next,
@@ -18,16 +21,18 @@ use axum::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use flate2::Compression;
 use url::form_urlencoded;
 
 use super::{
+    assets,
     frame::{Frame, Place},
     login,
     problem::{Told, carry},
     show,
 };
 use crate::{
-    http::{Api, cookie, error::Problem, extract::Signed, zero_bytes},
+    http::{Api, cookie, error::Problem, extract::Signed, idempotency::HoldsSecret, zero_bytes},
     tenant::{Caller, Permission, Role},
 };
 
@@ -138,7 +143,7 @@ impl Visitor {
     /// What stands around a page.
     pub fn frame(&self, here: Place, title: impl Into<String>) -> Frame {
         Frame {
-            title: title.into(),
+            title: show::unturned(&title.into()),
             here,
             who: Some(self.caller().subject.trim_start_matches("user:").to_owned()),
             is_operator: self.is_operator(),
@@ -192,6 +197,18 @@ impl Typed {
 
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Refuses a form that was kept through a login: its secrets were not.
+    ///
+    /// # Errors
+    /// They were left out.
+    pub fn require_whole(&self) -> Result<(), Problem> {
+        if !self.is_checked(LEFT_OUT) {
+            return Ok(());
+        }
+        let told = "passwords and other secrets were not kept while you logged in again";
+        Err(Problem::invalid("request.left_out", told).hint("Type them again; everything else is as you left it."))
     }
 
     /// A number, where one was typed.
@@ -280,7 +297,24 @@ pub async fn watch(State(_): State<Api>, request: Request, next: Next) -> Respon
     if flash(&headers).is_some() && response.status() == StatusCode::OK && !is_partial(&headers) {
         set_flash(response.headers_mut(), "", 0);
     }
-    response
+    smaller(&headers, response).await
+}
+
+/// A page in the form of gzip, for browsers that read it. Never one that holds a secret: its length would tell of it to whoever chooses
+/// other parts of the page.
+async fn smaller(asked: &HeaderMap, response: Response) -> Response {
+    let is_page = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    let holds_secret = response.extensions().get::<HoldsSecret>().is_some();
+    if !is_page || holds_secret || !assets::takes_gzip(asked) {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    // Pages are made whole before they are sent.
+    let Ok(bytes) = axum::body::to_bytes(body, usize::MAX).await else { return Problem::internal().into_response() };
+    head.headers.remove(CONTENT_LENGTH);
+    head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    head.headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    Response::from_parts(head, Body::from(assets::compressed(&bytes, Compression::fast())))
 }
 
 /// The form's bytes beside the request that has them.

@@ -89,6 +89,9 @@ SELECT i.type AS kind, i.identity, pg_get_userbyid(o.owner)::text AS owner, o.al
                 FROM (SELECT pg_get_triggerdef(t.oid) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = o.object AND NOT t.tgisinternal
                       UNION ALL SELECT pg_get_ruledef(r.oid) FROM pg_catalog.pg_rewrite r WHERE r.ev_class = o.object) AS d(text))
        END AS code,
+       1 + CASE WHEN o.class = 'pg_catalog.pg_class'::regclass THEN
+           (SELECT count(*) FROM pg_catalog.pg_index x WHERE x.indrelid = o.object)
+           + 2 * (SELECT count(*) FROM pg_catalog.pg_class t WHERE t.oid = o.object AND t.reltoastrelid <> 0) ELSE 0 END AS locks,
        CASE WHEN o.grant_word = 'TABLE' THEN
            (SELECT json_agg(json_build_object('column', t.attname::text, 'grantee', CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee)::text END,
                        'grantor', pg_get_userbyid(a.grantor)::text, 'privilege', a.privilege_type, 'grantable', a.is_grantable) ORDER BY t.attnum, a.position)

@@ -1,0 +1,99 @@
+//! A tenant's function that runs while rows are loaded finds everything in the hands of the restore's role: also what the platform owns.
+
+use holdfast::jobs::queue::Job;
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    support::{
+        self,
+        app::{TestApp, export},
+    },
+    swap::leftovers,
+};
+
+/// A platform's table and view beside a tenant's functions, in one schema.
+fn mixed(platform: &str, tenant: &str) -> String {
+    format!(
+        "CREATE ROLE {platform}; CREATE ROLE {tenant};
+         CREATE SCHEMA tenant_acme AUTHORIZATION {platform}; GRANT USAGE, CREATE ON SCHEMA tenant_acme TO {tenant};
+         CREATE TABLE tenant_acme.book (id int PRIMARY KEY, note varchar DEFAULT 'none'); INSERT INTO tenant_acme.book VALUES (1);
+         ALTER TABLE tenant_acme.book ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY own ON tenant_acme.book USING (note = current_user);
+         CREATE VIEW tenant_acme.looks AS SELECT b.id FROM tenant_acme.book b WHERE b.note IN ('a', 'b');
+         ALTER TABLE tenant_acme.book OWNER TO {platform}; ALTER VIEW tenant_acme.looks OWNER TO {platform};
+         CREATE FUNCTION tenant_acme.mine() RETURNS text LANGUAGE sql AS 'SELECT current_user::text';
+         CREATE FUNCTION tenant_acme.hook() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE FUNCTION tenant_acme.late() RETURNS bool LANGUAGE sql AS 'SELECT true';
+         CREATE TABLE tenant_acme.trap (n int CHECK (tenant_acme.late())); INSERT INTO tenant_acme.trap VALUES (1);
+         ALTER TABLE tenant_acme.trap OWNER TO {tenant}; ALTER FUNCTION tenant_acme.mine() OWNER TO {tenant};
+         ALTER FUNCTION tenant_acme.hook() OWNER TO {tenant}; ALTER FUNCTION tenant_acme.late() OWNER TO {tenant}"
+    )
+}
+
+#[tokio::test]
+async fn what_a_tenants_code_changes_of_the_platforms_while_it_is_loaded_is_not_given_back_to_the_platform() {
+    let test = TestApp::new().await;
+    let mut c = test.tenants().await;
+    let mark = uuid::Uuid::now_v7().simple().to_string();
+    let (platform, tenant) = (format!("platform_{mark}"), format!("tenant_{mark}"));
+    let run = async |c: &mut sqlx::PgConnection, sql: String| {
+        sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(c).await.unwrap_or_else(|error| panic!("{error}: {sql}"));
+    };
+    run(&mut c, mixed(&platform, &tenant)).await;
+    test.add_schema_project("acme", "tenant_acme").await;
+    // How a restore ends while which the tenant's function does this; and whether the live schema is as before.
+    let attempt = async |c: &mut sqlx::PgConnection, attack: &str| -> (Job, bool) {
+        let late = format!(
+            "CREATE OR REPLACE FUNCTION tenant_acme.late() RETURNS bool LANGUAGE plpgsql AS $f$
+             BEGIN
+                 IF current_user LIKE 'hf\\_restore\\_%' THEN {attack}; END IF;
+                 RETURN true;
+             END $f$"
+        );
+        run(&mut *c, late).await;
+        let before = support::schema_dump(&test.app.control, "tenant_acme").await;
+        let backup = test.backup(export("acme")).await;
+        let job = test.restore(&backup).await;
+        assert_eq!(leftovers(c, &test).await, Vec::<String>::new(), "{attack}");
+        (job, support::schema_dump(&test.app.control, "tenant_acme").await == before)
+    };
+
+    // The server writes the view otherwise after a restore, and it means the same.
+    let (harmless, _) = attempt(&mut c, "PERFORM 1").await;
+    assert_eq!(harmless.status, "completed", "{:?}", harmless.error_message);
+    assert_eq!(harmless.result.as_ref().unwrap()["outcome"], "verified", "{:?}", harmless.result);
+
+    const VIEW: &str = "CREATE OR REPLACE VIEW tenant_acme.looks AS SELECT id + 1 AS id FROM tenant_acme.book";
+    for (attack, named) in [
+        (VIEW, "view tenant_acme.looks"),
+        ("ALTER TABLE tenant_acme.book ALTER note SET DEFAULT tenant_acme.mine()", "column tenant_acme.book.note"),
+        ("CREATE POLICY open ON tenant_acme.book USING (true)", "policy open on tenant_acme.book"),
+        (
+            "CREATE TRIGGER hook BEFORE INSERT ON tenant_acme.book FOR EACH ROW EXECUTE FUNCTION tenant_acme.hook()",
+            "trigger hook on tenant_acme.book",
+        ),
+        ("ALTER TABLE tenant_acme.book ADD CHECK (tenant_acme.mine() <> '')", "on tenant_acme.book"),
+    ] {
+        let (job, is_untouched) = attempt(&mut c, attack).await;
+        assert_eq!((job.status.as_str(), job.attempts), ("failed", 1), "{attack}: {:?}", job.result);
+        let message = job.error_message.unwrap();
+        assert!(message.contains("changed code that is not its own") && message.contains(named), "{attack}: {message}");
+        assert!(is_untouched, "{attack}");
+    }
+
+    // Where all is one owner's, it can do so at any time: told, not refused.
+    for what in [
+        "FUNCTION tenant_acme.mine()",
+        "FUNCTION tenant_acme.hook()",
+        "FUNCTION tenant_acme.late()",
+        "TABLE tenant_acme.trap",
+    ] {
+        run(&mut c, format!("ALTER {what} OWNER TO {platform}")).await;
+    }
+    let (told, _) = attempt(&mut c, VIEW).await;
+    assert_eq!(told.status, "completed", "{:?}", told.error_message);
+    let differences = told.result.unwrap()["differences"].to_string();
+    assert!(differences.contains("view tenant_acme.looks: definition"), "{differences}");
+    run(&mut c, "DROP SCHEMA tenant_acme CASCADE".to_owned()).await;
+    run(&mut c, format!("DROP OWNED BY {platform}, {tenant} CASCADE; DROP ROLE {platform}, {tenant}")).await;
+}
