@@ -97,7 +97,7 @@ impl Kind {
     pub const fn most_a_second(self) -> u32 {
         match self {
             Self::StatsOfAll | Self::PageOverview => 1,
-            Self::PageProjects | Self::PageProject | Self::PageRetention => 5,
+            Self::PageOwnOverview | Self::PageProjects | Self::PageProject | Self::PageRetention => 5,
             _ => u32::MAX,
         }
     }
