@@ -6,6 +6,7 @@ mod journey;
 mod liveness;
 mod overview;
 mod pictures;
+mod retention;
 mod rights;
 mod settings;
 mod twice;

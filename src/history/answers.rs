@@ -122,6 +122,21 @@ pub async fn forget_call(pool: &PgPool, call: &KeyedCall<'_>) -> Result<(), Hist
     Ok(())
 }
 
+/// Frees the key for this call, where it was used for another one that has been answered, or was lost: see [`begin_answer`].
+pub async fn forget_other(pool: &PgPool, call: &KeyedCall<'_>, lost_before: DateTime<Utc>) -> Result<(), HistoryError> {
+    sqlx::query!(
+        "DELETE FROM control_plane.idempotency_keys
+         WHERE caller = $1 AND key = $2 AND request <> $3 AND (status IS NOT NULL OR started_at < $4)",
+        call.caller,
+        call.key,
+        call.request,
+        lost_before,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
 /// Removes some of the answers whose day is over.
 pub async fn forget_old_answers(pool: &PgPool, now: DateTime<Utc>) -> Result<(), HistoryError> {
     sqlx::query!(

@@ -26,7 +26,9 @@ mod stats;
 
 pub use self::{
     adopted::{FoundCopy, Holding, Recorded, add_copy, adopt, fill_in, holdings, recorded, require_found_copies},
-    answers::{CallStanding, KeptAnswer, KeyedCall, begin_answer, forget_call, forget_old_answers, keep_answer},
+    answers::{
+        CallStanding, KeptAnswer, KeyedCall, begin_answer, forget_call, forget_old_answers, forget_other, keep_answer,
+    },
     audit::{AuditEntry, AuditFilter, audit_entries},
     audit_chain::{ChainError, ChainKey, Head, chain_head, forget_links, link},
     audit_head::{Remembering, forget_head, parse_head, remember_head, remembered_head},
@@ -60,7 +62,8 @@ pub use self::{
     },
     outbox::{Flushed, Outbox, OutboxEntry, OutboxError, Waiting},
     overview::{
-        Day, Kept, SoonGone, StandingFilter, StandingProject, days, kept_by_storage, soon_gone, standing_projects,
+        Day, Kept, SoonGone, StandingFilter, StandingProject, days, kept_by_storage, merge_day_totals, soon_gone,
+        standing_projects,
     },
     recorded::{
         DatabaseRecord, FailedFile, ForeignFile, NOT_CHECKED, RecordError, StoredFile, record_failed, record_foreign,

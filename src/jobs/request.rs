@@ -2,6 +2,7 @@
 //! and its audit event in one transaction; nothing is done here.
 
 mod delete;
+mod destinations;
 mod export;
 mod import;
 mod limits;
@@ -18,7 +19,8 @@ pub(crate) use self::storage::files_in_the_way;
 pub(super) use self::{delete::delete_expired, export::decide, storage::check as check_files};
 pub use self::{
     delete::{DELETE_ATTEMPTS, DeletePayload, DeleteRequest, delete, forget},
-    export::{Asked, Common, Decided, Export, ExportPayload, Origin, export, export_as, storage},
+    destinations::{known_storages, require_storages, storage},
+    export::{Asked, Common, Decided, Export, ExportPayload, Origin, export, export_as},
     import::{ImportPayload, ImportRequest, import},
     logs::{DateRange, ExportLogs, InvalidMoment, Moment},
     pin::{Pin, pin},

@@ -106,6 +106,14 @@ fn words(events: &[NoticeEvent]) -> Vec<String> {
     words
 }
 
+/// The id in a path. What is no id names nothing.
+///
+/// # Errors
+/// It is none.
+pub fn id_of(text: &str) -> Result<Uuid, ManageError> {
+    Uuid::parse_str(text).map_err(|_| ManageError::not_found(Managed::Channel, text))
+}
+
 /// Channels within reach, newest first; of one project when it is named.
 pub async fn list(
     app: &App,

@@ -130,7 +130,7 @@ pub async fn add(app: &App, caller: &Caller, new: NewSchedule) -> Result<Schedul
     let (cron, zone) = preview(app, &row.cron, new.zone.as_deref())?;
     (row.cron, row.zone) = (cron.to_string(), zone.to_string());
     row.next_slot = cron.next(&zone, now);
-    check(app, &row, new.retention.as_ref())?;
+    check(app, caller, &row, new.retention.as_ref()).await?;
     let mut transaction = db::begin(&app.pool).await?;
     refuse_too_many(&mut transaction, &row).await?;
     rows::put(&mut transaction, &row, now).await?;
@@ -168,7 +168,7 @@ pub async fn change(app: &App, caller: &Caller, id: Uuid, changes: Changes) -> R
     if before != (row.cron.clone(), row.zone.clone(), row.enabled) {
         row.next_slot = cron.next(&zone, now);
     }
-    check(app, &row, rules.as_ref())?;
+    check(app, caller, &row, rules.as_ref()).await?;
     let mut transaction = db::begin(&app.pool).await?;
     rows::put(&mut transaction, &row, now).await?;
     record(&mut transaction, caller, &row, "schedule_changed").await?;
@@ -244,16 +244,14 @@ async fn reach(app: &App, caller: &Caller, mut target: Target) -> Result<Target,
 }
 
 /// Everything but target, expression and zone.
-fn check(app: &App, row: &Schedule, rules: Option<&Rules>) -> Result<(), RequestError> {
+async fn check(app: &App, caller: &Caller, row: &Schedule, rules: Option<&Rules>) -> Result<(), RequestError> {
     if row.name.chars().count() > 100 || row.name.chars().any(char::is_control) {
         return Err(invalid("schedule.name", "name must have at most 100 characters, and no control characters"));
     }
     if row.storages.len() > MOST_STORAGES {
         return Err(invalid("schedule.storages", format!("storages must name at most {MOST_STORAGES}")));
     }
-    for name in &row.storages {
-        request::storage(app, name)?;
-    }
+    request::require_storages(app, caller, &row.storages).await?;
     if let Some(rules) = rules {
         rules.check().map_err(|fault| invalid("schedule.retention", format!("retention.{fault}")))?;
         if rules.is_empty() {

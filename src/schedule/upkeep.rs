@@ -38,6 +38,9 @@ pub(super) async fn all(app: &App) -> Result<(), RequestError> {
     if claim(pool, "notices", now, Duration::days(1), First::Later).await? {
         outcome = outcome.and(forget_notices(app, now).await);
     }
+    if claim(pool, "day_totals", now, Duration::minutes(10), First::Now).await? {
+        outcome = outcome.and(history::merge_day_totals(pool).await.map_err(RequestError::from));
+    }
     outcome
 }
 

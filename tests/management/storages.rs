@@ -317,3 +317,50 @@ async fn a_test_writes_reads_and_deletes_a_probe_and_says_what_went_wrong() {
     let events: Vec<String> = api.audit().await.into_iter().map(|(event, _, _)| event).collect();
     assert_eq!(events, ["storage_added", "storage_tested", "storage_tested"]);
 }
+
+#[tokio::test]
+async fn a_storage_that_is_not_there_is_told_with_the_names_that_the_caller_may_know() {
+    let api = TestApi::new().await;
+    let bytes = bytes::Bytes::from_static(b"x");
+    api.stored_backup("acme", &bytes, &["first"]).await;
+    api.stored_backup("globex", &bytes, &["second"]).await;
+    let whole = |role, project_ids: &[&str], organization: Option<&str>| {
+        api.token(&holdfast::auth::jwt::Claims {
+            subject: "someone".to_owned(),
+            permissions: holdfast::tenant::Permission::ALL.to_vec(),
+            project_ids: project_ids.iter().map(|id| id.parse().unwrap()).collect(),
+            organization_id: organization.map(str::to_owned),
+            role,
+        })
+    };
+    use holdfast::tenant::Role::{Member, Operator, OrgAdmin};
+    let yours = |names: &str| format!("Storages that keep backups of yours: {names}.");
+    for (token, project, hint) in [
+        (whole(Operator, &[], None), "acme", "Configured storages: first, second.".to_owned()),
+        (whole(Member, &["acme"], None), "acme", yours("first")),
+        (whole(Member, &["acme", "globex"], None), "globex", yours("first, second")),
+        (whole(OrgAdmin, &[], Some("o-globex")), "globex", yours("second")),
+    ] {
+        for (path, body) in [
+            ("/api/backup/export", json!({ "project_id": project, "storages": ["nowhere"] })),
+            ("/api/backup/export-logs", json!({ "project_id": project, "storages": ["nowhere"] })),
+            ("/api/schedules", json!({ "project_id": project, "cron": "0 3 * * *", "storages": ["nowhere"] })),
+        ] {
+            let answer = api.post(&token, path, body).await;
+            assert_eq!(answer.problem(422), "request.storage", "{path}: {answer:?}");
+            assert_eq!(answer.json()["hint"], hint, "{path}");
+        }
+    }
+    // Whoever has no backup yet learns no name, and neither does one whose project names a storage that has gone.
+    sqlx::query("DELETE FROM control_plane.backup_copies").execute(api.pool()).await.unwrap();
+    sqlx::query("UPDATE control_plane.projects SET settings = '{\"storages\": [\"gone\"]}'")
+        .execute(api.pool())
+        .await
+        .unwrap();
+    for body in [json!({ "project_id": "acme", "storages": ["nowhere"] }), json!({ "project_id": "acme" })] {
+        let answer = api.post(&api.acme(), "/api/backup/export", body).await;
+        assert_eq!(answer.problem(422), "request.storage");
+        let said = answer.json().to_string();
+        assert!(!said.contains("first") && !said.contains("second"), "{said}");
+    }
+}

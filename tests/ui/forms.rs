@@ -186,8 +186,35 @@ async fn hostile_names_are_text_on_every_page() {
         let id: uuid::Uuid = sqlx::query_scalar(sql).bind(&name).fetch_one(api.pool()).await.unwrap();
         ids.push(id);
     }
+    // A platform's own project may be called anything, and so may rows that nothing of ours has checked.
+    let (project, other) = (name.replace("onerror", "onerror2"), uuid::Uuid::now_v7());
+    for sql in [
+        "INSERT INTO control_plane.projects (id, name, slug, status) VALUES ($1, $1, 'hostile', 'ACTIVE') RETURNING 1",
+        "INSERT INTO control_plane.storages (name, kind, settings_sealed) VALUES ($1, $1, 'x') RETURNING 1",
+        "INSERT INTO control_plane.databases (name, url_sealed, shown_as) VALUES ($1, 'x', $1) RETURNING 1",
+    ] {
+        sqlx::query(sql).bind(&project).fetch_one(api.pool()).await.unwrap();
+    }
+    for sql in [
+        "INSERT INTO control_plane.backups (id, project_id, type, format, status, file_name, size, message, created_by, expires_at)
+         VALUES ($2, $1, 'database', 'sql', 'completed', $1, 1, $1, $1, '2026-11-24T12:00:00Z') RETURNING 1",
+        "INSERT INTO control_plane.backup_copies (backup_id, storage, status, message) VALUES ($2, $1, 'good', $1) RETURNING 1",
+    ] {
+        sqlx::query(sql).bind(&project).bind(other).fetch_one(api.pool()).await.unwrap();
+    }
     let query = url::form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>();
+    let in_path = url::form_urlencoded::byte_serialize(project.as_bytes()).collect::<String>().replace('+', "%20");
     for path in [
+        format!("/projects/{in_path}"),
+        format!("/projects/{in_path}/change"),
+        format!("/projects/{in_path}/restore"),
+        format!("/backups/{other}"),
+        format!("/backups/{other}/restore"),
+        format!("/backups/{other}/delete"),
+        format!("/backups?project_id={in_path}"),
+        "/retention".to_owned(),
+        "/storages".to_owned(),
+        "/databases".to_owned(),
         "/".to_owned(),
         "/projects".to_owned(),
         "/projects/acme".to_owned(),
@@ -247,4 +274,18 @@ async fn files_are_kept_for_good_and_programs_are_answered_as_before() {
     assert_eq!(api.send(visit("/api/nowhere", None)).await.problem(404), "request.no_route");
     let nowhere = api.send(visit("/nowhere", None)).await;
     assert_eq!((nowhere.status.as_u16(), text(&nowhere).contains("There is nothing here")), (404, true));
+}
+
+#[tokio::test]
+async fn a_list_that_finds_no_such_project_leads_to_the_search_for_it() {
+    let api = TestApi::new().await;
+    let cookie = operator(&api).await;
+    for list in ["/backups", "/jobs", "/schedules", "/retention", "/audit"] {
+        let page = text(&api.send(visit(&format!("{list}?project_id=ac%3Cb"), Some(&cookie))).await);
+        assert!(page.contains("href=\"/projects?q=ac%3Cb\""), "{list}: {page}");
+        let page = text(&api.send(visit(&format!("{list}?project_id=acm"), Some(&cookie))).await);
+        assert!(page.contains("href=\"/projects?q=acm\"") && page.contains("<bdi>acm</bdi>"), "{list}: {page}");
+    }
+    let found = text(&api.send(visit("/projects?q=acm", Some(&cookie))).await);
+    assert!(found.contains("href=\"/projects/acme\""), "{found}");
 }

@@ -214,6 +214,8 @@ async fn an_operator_sees_a_tenant_through_its_whole_life_in_a_browser() {
     assert_eq!(orders(&served).await, 2000);
     browser.is_accessible(AXE).await;
     browser.clicks("Undo the restore").await;
+    // The page before says that something is completed, too.
+    browser.sees("Undo a restore").await;
     browser.sees("completed").await;
     assert_eq!(orders(&served).await, 10);
 

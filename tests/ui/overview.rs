@@ -89,3 +89,64 @@ async fn the_overview_says_what_is_safe_what_failed_what_goes_and_what_is_kept_w
         assert!(!page.contains(hidden), "{hidden}: {page}");
     }
 }
+
+#[tokio::test]
+async fn the_days_of_everything_are_the_sum_of_each_projects_whatever_happens_to_the_rows() {
+    let api = TestApi::new().await;
+    let look = async |project: Option<&str>| {
+        let since = "2026-08-24".parse().unwrap();
+        let everything = crate::support::app::everything();
+        let days = holdfast::history::days(api.pool(), &everything, project, since).await.unwrap();
+        days.into_iter().map(|d| (d.day.to_string(), [d.completed, d.failed, d.bytes], d.seconds)).collect::<Vec<_>>()
+    };
+    let is_the_sum = async || {
+        let mut sum = std::collections::BTreeMap::<String, [i64; 3]>::new();
+        for project in ["acme", "globex"] {
+            for (day, numbers, _) in look(Some(project)).await {
+                let all = sum.entry(day).or_default();
+                (0..3).for_each(|at| all[at] += numbers[at]);
+            }
+        }
+        let all = look(None).await;
+        assert_eq!(
+            all.iter().map(|(day, numbers, _)| (day.clone(), *numbers)).collect::<Vec<_>>(),
+            Vec::from_iter(sum)
+        );
+        all
+    };
+    let rows =
+        async || api.count("SELECT count(*) FROM control_plane.backup_day_totals WHERE completed + failed <> 0").await;
+    is_the_sum().await;
+    let many = "INSERT INTO control_plane.backups (id, project_id, type, status, size, created_at, started_at, finished_at)
+        SELECT gen_random_uuid(), (ARRAY['acme', 'globex'])[1 + n % 2], 'database', (ARRAY['completed', 'failed', 'in_progress'])[1 + n % 3], n * 1000,
+               t, t, t + interval '10 seconds' FROM generate_series(1, 60) n, LATERAL (SELECT timestamptz '2026-11-01T00:00:00Z' + n * interval '5 hours' AS t) t";
+    for sql in [
+        many,
+        "UPDATE control_plane.backups SET status = 'completed' WHERE status = 'in_progress'",
+        "UPDATE control_plane.backups SET status = 'damaged' WHERE size = 12000",
+        "UPDATE control_plane.backups SET project_id = 'globex', size = 5 WHERE size = 24000",
+        "UPDATE control_plane.backups SET status = 'deleted' WHERE size = 36000",
+        "DELETE FROM control_plane.backups WHERE size = 36000",
+        "DELETE FROM control_plane.backup_days WHERE project_id = 'globex' AND day = '2026-11-05'",
+    ] {
+        sqlx::query(sql).execute(api.pool()).await.unwrap();
+        is_the_sum().await;
+    }
+    let (before, parts) = (is_the_sum().await, rows().await);
+    assert!(before.iter().any(|(_, _, seconds)| *seconds == Some(10.0)), "{before:?}");
+    // Two that do it at once count nothing twice.
+    let merge = || holdfast::history::merge_day_totals(api.pool());
+    let (one, other) = tokio::join!(merge(), merge());
+    one.and(other).unwrap();
+    assert_eq!(is_the_sum().await, before);
+    assert!(rows().await < parts && rows().await <= before.len() as i64, "{} of {parts}", rows().await);
+    sqlx::query("UPDATE control_plane.backups SET status = 'completed' WHERE size = 12000")
+        .execute(api.pool())
+        .await
+        .unwrap();
+    sqlx::query("DELETE FROM control_plane.backups WHERE created_at < '2026-11-20' AND size % 1000 = 0")
+        .execute(api.pool())
+        .await
+        .unwrap();
+    is_the_sum().await;
+}

@@ -66,9 +66,39 @@ async fn furnish(app: &App) {
 async fn every_page_is_looked_at() {
     let wanted = std::env::var_os("HOLDFAST_SCREENSHOTS").map(PathBuf::from);
     let mut served = Served::start().await;
+    served.user("olga@example.com", Role::Operator, &[]).await;
+    let browser = Browser::start(&served.base).await;
+    let pictures = async |pages: &[(String, String)]| {
+        if let Some(directory) = &wanted {
+            std::fs::create_dir_all(directory).unwrap();
+            for page in pages {
+                picture(&browser, directory, page).await;
+            }
+        }
+    };
+    let named = |pages: &[(&str, &str)]| -> Vec<(String, String)> {
+        pages.iter().map(|(name, path)| ((*name).to_owned(), (*path).to_owned())).collect()
+    };
+    browser.go("/login").await;
+    pictures(&named(&[("login", "/login")])).await;
+    browser.logs_in("olga@example.com", super::journey::PASSWORD).await;
+    browser.sees("First steps").await;
+    // Of an installation in which there is nothing yet.
+    let first = [
+        ("first-overview", "/"),
+        ("first-projects", "/projects"),
+        ("first-backups", "/backups"),
+        ("first-jobs", "/jobs"),
+        ("first-schedules", "/schedules"),
+        ("first-retention", "/retention"),
+        ("first-databases", "/databases"),
+        ("first-notices", "/channels"),
+        ("first-keys", "/keys"),
+    ];
+    let first = named(&first);
+    pictures(&first).await;
     tenant(&served, "tenant_acme").await;
     served.app.add_schema_project("acme", "tenant_acme").await;
-    served.user("olga@example.com", Role::Operator, &[]).await;
     served.user("gina@example.com", Role::Member, &["northwind", "initech"]).await;
     let backup = served.app.backup(export("acme")).await;
     let custom = served.app.backup(Export { format: Some(Format::Custom), ..export("acme") }).await;
@@ -81,16 +111,7 @@ async fn every_page_is_looked_at() {
     let verified = served.app.run(verified.job_id()).await;
     assert_eq!(verified.status, "completed", "{:?}", verified.error_message);
     served.work();
-    let browser = Browser::start(&served.base).await;
-    browser.go("/login").await;
-    let mut pages = vec![("login".to_owned(), "/login".to_owned())];
-    if let Some(directory) = &wanted {
-        std::fs::create_dir_all(directory).unwrap();
-        picture(&browser, directory, &pages[0]).await;
-    }
-    browser.logs_in("olga@example.com", super::journey::PASSWORD).await;
-    browser.sees("projects").await;
-    pages = [
+    let mut pages = named(&[
         ("overview", "/"),
         ("projects", "/projects"),
         ("project", "/projects/northwind"),
@@ -114,10 +135,10 @@ async fn every_page_is_looked_at() {
         ("key-new", "/keys/new"),
         ("audit", "/audit"),
         ("account", "/account"),
+        ("database-new", "/databases/new"),
+        ("notice-new", "/channels/new/webhook"),
         ("nothing", "/nowhere"),
-    ]
-    .map(|(name, path)| (name.to_owned(), path.to_owned()))
-    .to_vec();
+    ]);
     pages.push(("backup".to_owned(), format!("/backups/{}", backup.id)));
     pages.push(("restore".to_owned(), format!("/backups/{}/restore", custom.id)));
     pages.push(("delete".to_owned(), format!("/backups/{}/delete", backup.id)));
@@ -138,11 +159,7 @@ async fn every_page_is_looked_at() {
         let is_narrow = width.as_i64().is_some_and(|width| width <= 390);
         assert!(is_narrow, "{name} is {width} wide on a phone: {}", browser.script(wide).await);
     }
-    if let Some(directory) = &wanted {
-        for page in &pages {
-            picture(&browser, directory, page).await;
-        }
-    }
+    pictures(&pages).await;
     browser.end().await;
     served.end().await;
 }

@@ -110,6 +110,8 @@ const PAGES: &[Row] = &[
     ("get", "/databases", Nothing, Operators, &[]),
     ("get", "/databases/new", Nothing, Operators, &[]),
     ("post", "/databases/new", Nothing, Operators, &[("name", "x"), ("url", "nonsense")]),
+    ("get", "/databases/{name}/change", Database, Operators, &[]),
+    ("post", "/databases/{name}/change", Database, Operators, &[("url", "nonsense")]),
     ("post", "/databases/{name}/test", Database, Operators, &[]),
     ("post", "/databases/{name}/remove", Database, Operators, &[]),
     ("get", "/channels", Nothing, Overseers, &[]),

@@ -119,6 +119,30 @@ async fn a_storage_is_changed_and_tested_and_those_of_the_configuration_are_not_
 }
 
 #[tokio::test]
+async fn a_database_gets_another_url_which_is_never_shown() {
+    let api = TestApi::new().await;
+    let cookie = operator(&api).await;
+    let url = |password: &str, host: &str| format!("postgres://backup:{password}@{host}:5432/shop");
+    let first = url("canary-1", "db1.internal");
+    let added = api.send(form("/databases/new", &[("name", "shop"), ("url", &first)], Some(&cookie))).await;
+    assert_eq!(added.status, 303, "{}", text(&added));
+    let page = text(&api.send(visit("/databases", Some(&cookie))).await);
+    assert!(page.contains("href=\"/databases/shop/change\"") && page.contains("db1.internal"), "{page}");
+    let page = text(&api.send(visit("/databases/shop/change", Some(&cookie))).await);
+    assert!(page.contains("type=\"password\"") && !page.contains("canary"), "{page}");
+    let refused = api.send(form("/databases/shop/change", &[("url", "canary")], Some(&cookie))).await;
+    let page = text(&refused);
+    assert_eq!(refused.status, 422, "{page}");
+    assert!(page.contains("id=\"f-url-error\"") && !page.contains("canary"), "{page}");
+    let second = url("canary-2", "db2.internal");
+    let changed = api.send(form("/databases/shop/change", &[("url", &second)], Some(&cookie))).await;
+    assert_eq!(changed.status, 303, "{}", text(&changed));
+    let page = text(&api.send(visit("/databases", Some(&cookie))).await);
+    assert!(page.contains("db2.internal") && !page.contains("db1.internal") && !page.contains("canary"), "{page}");
+    assert_eq!(api.send(visit("/databases/nowhere/change", Some(&cookie))).await.status, 404);
+}
+
+#[tokio::test]
 async fn a_member_chooses_among_the_storages_that_keep_something_of_theirs() {
     let api = TestApi::new().await;
     let first = bytes::Bytes::from_static(b"x");
@@ -172,4 +196,17 @@ async fn a_schedule_is_told_in_words_with_its_times_without_any_script() {
         ))
         .await;
     assert!(text(&wrong).contains("id=\"f-format-error\""), "{}", text(&wrong));
+}
+
+#[tokio::test]
+async fn a_decrypted_download_is_offered_where_the_configuration_allows_it() {
+    for is_allowed in [false, true] {
+        let api = TestApi::with(|config| config.encryption.decrypted_downloads = is_allowed).await;
+        let cookie = operator(&api).await;
+        let id = api.stored_backup("acme", &bytes::Bytes::from_static(b"x"), &["first"]).await;
+        let page = text(&api.send(visit(&format!("/backups/{id}"), Some(&cookie))).await);
+        assert_eq!(page.contains(&format!("/backups/{id}/download?decrypt=1")), is_allowed, "{page}");
+        let answer = api.send(visit(&format!("/backups/{id}/download?decrypt=1"), Some(&cookie))).await;
+        assert_eq!(answer.status, if is_allowed { 200 } else { 403 }, "{}", text(&answer));
+    }
 }

@@ -190,6 +190,7 @@ async fn a_backups_page_tells_its_copies_proof_needs_and_history_and_every_depth
     }
     let page = scene.page(&path, &cookie).await;
     assert!(page.contains("Proved by a trial restore") && page.contains("outcome good"), "{page}");
+    assert!(page.contains("brought everything back") && !page.contains("last verified by a restore"), "once: {page}");
 
     // Differences are named.
     sqlx::query("UPDATE control_plane.backups SET differences = '[\"table <orders>: 3 rows are missing\"]'")

@@ -2,11 +2,10 @@
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
-use uuid::Uuid;
 
 use super::page_size;
 use crate::{
-    catalog::{ManageError, Managed, NoticeEvent, Settings},
+    catalog::{NoticeEvent, Settings},
     http::{
         Api,
         answer::{Cursor, Data, Page, created},
@@ -21,11 +20,6 @@ use crate::{
     },
     tenant::Permission,
 };
-
-/// The id in a path. What is no id names nothing.
-fn id_of(text: &str) -> Result<Uuid, ManageError> {
-    Uuid::parse_str(text).map_err(|_| ManageError::not_found(Managed::Channel, text))
-}
 
 /// Which channels.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -75,7 +69,7 @@ pub async fn list(
 )]
 pub async fn show(State(api): State<Api>, caller: Signed, Named(id): Named) -> Result<Data<ShownChannel>, Problem> {
     require_admin(&caller.0, Permission::Read)?;
-    Ok(Data { data: channels::show(&api.app, &caller.0, id_of(&id)?).await? })
+    Ok(Data { data: channels::show(&api.app, &caller.0, channels::id_of(&id)?).await? })
 }
 
 const fn yes() -> bool {
@@ -158,7 +152,7 @@ pub async fn change(
     body: Result<Body<ChangeChannelBody>, Problem>,
 ) -> Result<Data<ShownChannel>, Problem> {
     require_admin(&caller.0, Permission::Write)?;
-    let id = id_of(&id)?;
+    let id = channels::id_of(&id)?;
     let Body(ChangeChannelBody { name, events, enabled, settings }) = body?;
     let changes = ChannelChanges { name, events, enabled, settings };
     Ok(Data { data: channels::change(&api.app, &caller.0, id, changes).await? })
@@ -175,7 +169,7 @@ pub async fn change(
 )]
 pub async fn delete(State(api): State<Api>, caller: Signed, Named(id): Named) -> Result<StatusCode, Problem> {
     require_admin(&caller.0, Permission::Write)?;
-    channels::delete(&api.app, &caller.0, id_of(&id)?, Mode::Real).await?;
+    channels::delete(&api.app, &caller.0, channels::id_of(&id)?, Mode::Real).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -191,5 +185,5 @@ pub async fn delete(State(api): State<Api>, caller: Signed, Named(id): Named) ->
 )]
 pub async fn test(State(api): State<Api>, caller: Signed, Named(id): Named) -> Result<Data<ChannelTest>, Problem> {
     require_admin(&caller.0, Permission::Write)?;
-    Ok(Data { data: channels::test(&api.app, &caller.0, id_of(&id)?).await? })
+    Ok(Data { data: channels::test(&api.app, &caller.0, channels::id_of(&id)?).await? })
 }

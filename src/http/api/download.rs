@@ -32,12 +32,6 @@ use crate::{
     tenant::{Caller, Permission},
 };
 
-/// Which copy, of which the stored bytes are wanted.
-#[derive(Debug)]
-pub struct DownloadParams {
-    pub from: Option<String>,
-}
-
 /// Which copy, and in which form.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -92,19 +86,6 @@ pub async fn download_backup(
         Some(true) => content(&api, &caller.0, &backup, from.as_deref(), &method).await,
         Some(false) | None => stored(&api, &caller.0, &backup, from.as_deref(), &method, &headers).await,
     }
-}
-
-/// The stored bytes, for the pages.
-pub async fn download(
-    state: State<Api>,
-    caller: Signed,
-    id: Result<Id<BackupId>, Problem>,
-    params: Result<Params<DownloadParams>, Problem>,
-    method: Method,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let params = params.map(|Params(DownloadParams { from })| Params(DownloadQuery { from, decrypt: None }));
-    download_backup(state, caller, id, params, method, headers).await
 }
 
 /// The bytes as they are stored, or a part of them.

@@ -165,11 +165,13 @@ impl Proof {
         }
         if let (Some(at), Some(depth)) = (backup.verified_at, backup.verified_depth.as_deref()) {
             let looked = match depth {
-                "head" => "Sizes were last compared",
-                "read" => "Every byte was last read and compared",
-                _ => "It was last verified by a restore",
+                "head" => Some("Sizes were last compared"),
+                "read" => Some("Every byte was last read and compared"),
+                // What the trial came to is said above.
+                _ if backup.proved_at.is_some() || !differences.is_empty() => None,
+                _ => Some("It was last verified by a restore"),
             };
-            words.push(Html::ours(format!("{looked} {}.", show::when(at, now))));
+            words.extend(looked.map(|looked| Html::ours(format!("{looked} {}.", show::when(at, now)))));
         }
         let recorded = level.map(|level| match level {
             ProofLevel::Full => "A digest of every table's rows was recorded with it, to compare with after a restore.",
@@ -208,6 +210,8 @@ struct BackupPage {
     can_verify: bool,
     can_try: bool,
     can_download: bool,
+    /// What it holds is given out as well.
+    can_decrypt: bool,
     can_delete: bool,
 }
 
@@ -268,6 +272,7 @@ pub async fn show(
         can_verify: may_write && (is_good || is(BackupStatus::Damaged)),
         can_try: (is_database || is_files) && !backup.is_partial,
         can_download,
+        can_decrypt: can_download && api.app.config.encryption.decrypted_downloads && backup.format.is_some(),
         can_delete: may_write && !backup.pinned && !is(BackupStatus::Deleted) && !is(BackupStatus::InProgress),
         project: backup.project_id.clone(),
     })?;

@@ -21,7 +21,10 @@ use crate::{
     history::{Backup, BackupStatus},
     http::{
         Api,
-        api::backup as calls,
+        api::{
+            backup as calls,
+            download::{DownloadQuery, download_backup},
+        },
         error::Problem,
         extract::{Body, Id, IdempotencyKey, Params},
     },
@@ -39,6 +42,8 @@ pub struct Row {
     pub what: String,
     pub badge: Html,
     pub at: Html,
+    /// The same to the minute: of two of one day it matters which one.
+    pub exact: Html,
     pub size: Html,
     pub took: Html,
     pub expires: Html,
@@ -56,6 +61,7 @@ impl Row {
             path: format!("/backups/{}", backup.id),
             badge: show::badge(&backup.status),
             at: show::when(backup.created_at, now),
+            exact: show::at(backup.created_at),
             size: if backup.size > 0 { show::size(backup.size) } else { show::nothing() },
             took: seconds(&backup).map_or_else(Html::default, show::took),
             expires: match backup.pinned {
@@ -172,7 +178,8 @@ pub async fn unpin(
 
 fn delete_page(visitor: &Visitor, backup: &Backup, form: Form, status: StatusCode) -> Result<Response, Problem> {
     let intro = format!(
-        "Every copy of this backup ({}, {}) is deleted from every storage. This cannot be undone. Its history stays.",
+        "Every copy of this backup of {} ({}, {}) is deleted from every storage. This cannot be undone. Its history stays.",
+        show::unturned(&backup.project_id),
         what(backup),
         backup.created_at.format("%Y-%m-%d %H:%M UTC"),
     );
@@ -184,7 +191,8 @@ fn delete_page(visitor: &Visitor, backup: &Backup, form: Form, status: StatusCod
 }
 
 fn delete_form(backup: &Backup) -> Form {
-    let field = Field::text("confirm", "Type the project's id").hint("So that it is this one.").required();
+    let field =
+        Field::text("confirm", "Type the project's id").hint("So that no other one is deleted by mistake.").required();
     Form::new(format!("/backups/{}/delete", backup.id), "Delete it", vec![field])
 }
 
@@ -216,7 +224,7 @@ pub async fn delete(
     Ok(go(&job_path(&accepted), ""))
 }
 
-/// The backup's bytes, as the API sends them: a cookie is enough to read.
+/// The backup's bytes, or what they hold, as the API sends them: a cookie is enough to read.
 pub async fn download(
     State(api): State<Api>,
     visitor: Visitor,
@@ -224,7 +232,7 @@ pub async fn download(
     asked: Asked,
     parts: Parts,
 ) -> Result<Response, Problem> {
-    let params = Params(crate::http::api::download::DownloadParams { from: asked.given("from") });
+    let params = Params(DownloadQuery { from: asked.given("from"), decrypt: asked.given("decrypt").map(|_| true) });
     let (method, headers) = (parts.method, parts.headers);
-    crate::http::api::download::download(State(api), visitor.signed, id, Ok(params), method, headers).await
+    download_backup(State(api), visitor.signed, id, Ok(params), method, headers).await
 }

@@ -13,13 +13,13 @@ use super::{
     frame::Place,
     list::{Asked, ROWS},
     projects::again,
+    settings::{changes, filled, settings},
     show::{self, Html},
-    storages::{changes, filled, settings},
     things::{Act, Seen, Thing, Things},
     visit::{Typed, Visitor, go, page, page_as, wrong},
 };
 use crate::{
-    catalog::{ManageError, Managed, NoticeEvent, Settings},
+    catalog::{NoticeEvent, Settings},
     http::{
         Api,
         answer::{Cursor, Page},
@@ -182,11 +182,6 @@ pub async fn add(
     }
 }
 
-/// The id in a path. What is no id names nothing.
-fn id_of(text: &str) -> Result<Uuid, Problem> {
-    Ok(Uuid::parse_str(text).map_err(|_| ManageError::not_found(Managed::Channel, text))?)
-}
-
 /// The form to change a channel, and its settings of now. What it is of stays, and where an operator has chosen where it leads, so does that
 /// for everyone else.
 async fn change_form(api: &Api, visitor: &Visitor, id: Uuid) -> Result<(Form, ShownChannel), Problem> {
@@ -212,7 +207,7 @@ async fn change_form(api: &Api, visitor: &Visitor, id: Uuid) -> Result<(Form, Sh
 
 pub async fn ask_change(State(api): State<Api>, visitor: Visitor, Named(id): Named) -> Result<Response, Problem> {
     require_admin(visitor.caller(), Permission::Write)?;
-    let (form, _) = change_form(&api, &visitor, id_of(&id)?).await?;
+    let (form, _) = change_form(&api, &visitor, channels::id_of(&id)?).await?;
     form_page(&visitor, CHANGE, form, StatusCode::OK)
 }
 
@@ -223,7 +218,7 @@ pub async fn change(
     typed: Typed,
 ) -> Result<Response, Problem> {
     require_admin(visitor.caller(), Permission::Write)?;
-    let id = id_of(&id)?;
+    let id = channels::id_of(&id)?;
     let (form, before) = change_form(&api, &visitor, id).await?;
     let changed = async {
         typed.require_whole()?;
@@ -253,7 +248,7 @@ pub async fn test(
     asked: Asked,
 ) -> Result<Response, Problem> {
     require_admin(visitor.caller(), Permission::Write)?;
-    let test = channels::test(&api.app, visitor.caller(), id_of(&id)?).await?;
+    let test = channels::test(&api.app, visitor.caller(), channels::id_of(&id)?).await?;
     let mut lines = Vec::new();
     for trial in test.trials {
         lines.push(match trial.problem {
@@ -275,12 +270,12 @@ pub async fn switch(
 ) -> Result<Response, Problem> {
     require_admin(visitor.caller(), Permission::Write)?;
     let changes = ChannelChanges { enabled: Some(typed.is_checked("enabled")), ..ChannelChanges::default() };
-    channels::change(&api.app, visitor.caller(), id_of(&id)?, changes).await?;
+    channels::change(&api.app, visitor.caller(), channels::id_of(&id)?, changes).await?;
     Ok(go("/channels", "The channel is changed."))
 }
 
 pub async fn remove(State(api): State<Api>, visitor: Visitor, Named(id): Named) -> Result<Response, Problem> {
     require_admin(visitor.caller(), Permission::Write)?;
-    channels::delete(&api.app, visitor.caller(), id_of(&id)?, Mode::Real).await?;
+    channels::delete(&api.app, visitor.caller(), channels::id_of(&id)?, Mode::Real).await?;
     Ok(go("/channels", "The channel is removed."))
 }

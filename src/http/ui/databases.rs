@@ -34,8 +34,9 @@ fn thing(database: ShownDatabase, visitor: &Visitor) -> Thing {
     if let Some(name) = database.database {
         at = format!("{at}/{name}");
     }
-    let mut acts = Vec::new();
+    let (mut links, mut acts) = (Vec::new(), Vec::new());
     if visitor.may_write() {
+        links.push((format!("{path}/change"), "Change"));
         acts.push(Act::new(format!("{path}/test"), "Test"));
         acts.push(
             Act::new(format!("{path}/remove"), "Remove")
@@ -45,7 +46,7 @@ fn thing(database: ShownDatabase, visitor: &Visitor) -> Thing {
     let mut facts = vec![show::name(&at)];
     facts.extend(database.user.map(|user| Html::ours(format!("as {}", show::name(&user)))));
     facts.push(Html::ours(show::counted(database.projects, "project", "projects")));
-    Thing { name: database.name, facts, acts, ..Thing::default() }
+    Thing { name: database.name, facts, links, acts, ..Thing::default() }
 }
 
 async fn list_page(api: &Api, visitor: &Visitor, seen: Option<Seen>, asked: &Asked) -> Result<Response, Problem> {
@@ -69,14 +70,14 @@ pub async fn list(State(api): State<Api>, visitor: Visitor, asked: Asked) -> Res
     list_page(&api, &visitor, None, &asked).await
 }
 
+fn url() -> Field {
+    Field::new("url", "URL", Kind::Secret)
+        .hint("postgres://USER:PASSWORD@HOST:PORT/DATABASE. It is encrypted, and never shown again.")
+        .required()
+}
+
 fn form() -> Form {
-    let fields = vec![
-        Field::text("name", "Name").required(),
-        Field::new("url", "URL", Kind::Secret)
-            .hint("postgres://USER:PASSWORD@HOST:PORT/DATABASE. It is encrypted, and never shown again.")
-            .required(),
-    ];
-    Form::new("/databases/new", "Add the database", fields)
+    Form::new("/databases/new", "Add the database", vec![Field::text("name", "Name").required(), url()])
 }
 
 fn add_page(visitor: &Visitor, form: Form, status: StatusCode) -> Result<Response, Problem> {
@@ -105,13 +106,49 @@ pub async fn add(State(api): State<Api>, visitor: Visitor, typed: Typed) -> Resu
     }
 }
 
+/// The form to change a database, which is there.
+async fn change_form(api: &Api, visitor: &Visitor, name: &str) -> Result<Form, Problem> {
+    require_operator(visitor.caller(), Permission::Write)?;
+    databases::show(&api.app, visitor.caller(), name).await?;
+    Ok(Form::new(format!("/databases/{}/change", show::in_path(name)), "Save", vec![url()]))
+}
+
+fn change_page(visitor: &Visitor, name: &str, form: Form, status: StatusCode) -> Result<Response, Problem> {
+    let intro = "Another password, or another address of the same database. It holds from the next connection on.";
+    let back = ("/databases".to_owned(), "Databases".to_owned());
+    let frame = visitor.frame(Place::Databases, format!("Change the database {name}"));
+    page_as(status, &FormPage { frame, back, intro: intro.to_owned(), form, below: Html::default() })
+}
+
+pub async fn ask_change(State(api): State<Api>, visitor: Visitor, Named(name): Named) -> Result<Response, Problem> {
+    let form = change_form(&api, &visitor, &name).await?;
+    change_page(&visitor, &name, form, StatusCode::OK)
+}
+
+pub async fn change(
+    State(api): State<Api>,
+    visitor: Visitor,
+    Named(name): Named,
+    typed: Typed,
+) -> Result<Response, Problem> {
+    let form = change_form(&api, &visitor, &name).await?;
+    let changed = async {
+        typed.require_whole()?;
+        let info = databases::parse_url(typed.get("url"))?;
+        Ok(databases::change(&api.app, visitor.caller(), &name, &info).await?)
+    };
+    match changed.await {
+        Ok(_) => Ok(go("/databases", &format!("The database {name} is changed: test it."))),
+        Err(problem) => again(form, &typed, problem, |form, status| change_page(&visitor, &name, form, status)),
+    }
+}
+
 pub async fn test(
     State(api): State<Api>,
     visitor: Visitor,
     Named(name): Named,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    require_operator(visitor.caller(), Permission::Write)?;
     let test = databases::test(&api.app, visitor.caller(), &name).await?;
     let mut lines: Vec<String> = test.version.map(|version| format!("PostgreSQL {version}")).into_iter().collect();
     lines.extend(test.role.map(|role| format!("connected as {role}")));
@@ -123,7 +160,6 @@ pub async fn test(
 }
 
 pub async fn remove(State(api): State<Api>, visitor: Visitor, Named(name): Named) -> Result<Response, Problem> {
-    require_operator(visitor.caller(), Permission::Write)?;
     databases::delete(&api.app, visitor.caller(), &name, Mode::Real).await?;
     Ok(go("/databases", "The database is gone from the list."))
 }

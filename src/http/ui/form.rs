@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     frame::Frame,
-    show::{Html, escape},
+    show::{Html, escape, unturned},
     visit::{LEFT_OUT, Typed},
 };
 use crate::http::error::Problem;
@@ -137,7 +137,9 @@ impl Field {
                 let mut options = String::new();
                 for (choice, text) in choices {
                     let selected = if choice == self.first() { " selected" } else { "" };
-                    let _ = write!(options, "<option value=\"{}\"{selected}>{}</option>", escape(choice), escape(text));
+                    // No element stands inside an option, so nothing keeps a mark of direction to itself.
+                    let text = escape(&unturned(text));
+                    let _ = write!(options, "<option value=\"{}\"{selected}>{text}</option>", escape(choice));
                 }
                 format!("<select id=\"{id}\" name=\"{name}\"{more}>{options}</select>")
             }

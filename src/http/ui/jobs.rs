@@ -165,7 +165,7 @@ impl Progress {
             badge: show::badge(&job.status),
             stage: match progress.get("stage").and_then(Value::as_str) {
                 Some(stage) if !job.is_final() => stage.replace('_', " "),
-                _ if job.is_final() => "ended".to_owned(),
+                _ if job.is_final() => String::new(),
                 _ => "waits for a worker".to_owned(),
             },
             numbers,
@@ -332,7 +332,7 @@ async fn outcome(api: &Api, job: &Job, now: DateTime<Utc>) -> Result<Option<Outc
         differences: texts("differences"),
         warnings: texts("warnings"),
         where_to: where_to(result),
-        undo_until: until.map(|until| show::when(until, now)),
+        undo_until: until.map(show::at),
     }))
 }
 

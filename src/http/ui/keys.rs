@@ -41,7 +41,11 @@ fn thing(key: ApiKey, visitor: &Visitor) -> Thing {
         (None, true) => "every project".to_owned(),
     };
     let facts = vec![
-        Html::ours(format!("{}: {}", show::name(&reach), show::escape(&key.permissions.join(", ")))),
+        Html::ours(format!(
+            "{}: {}",
+            show::name(&reach),
+            show::escape(&key.permissions.join(" and ").replace("backup:", ""))
+        )),
         Html::ours(format!(
             "by {}, expires {}, last used {}",
             show::name(&key.created_by),

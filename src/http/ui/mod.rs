@@ -26,6 +26,7 @@ mod restore;
 mod retention;
 mod schedule_edit;
 mod schedules;
+mod settings;
 mod show;
 mod standing;
 mod storages;
@@ -85,6 +86,7 @@ pub fn routes(api: &Api) -> Router<Api> {
         .route("/storages/{name}/remove", post(storages::remove))
         .route("/databases", get(databases::list))
         .route("/databases/new", get(databases::ask_add).post(databases::add))
+        .route("/databases/{name}/change", get(databases::ask_change).post(databases::change))
         .route("/databases/{name}/test", post(databases::test))
         .route("/databases/{name}/remove", post(databases::remove))
         .route("/channels", get(channels::list))

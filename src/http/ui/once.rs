@@ -1,8 +1,9 @@
 //! A form that is sent twice (a double click, a reload of what it answered) does what it does once: every form of ours carries an attempt's id,
 //! and a second sending is led to where the first one led.
 //!
-//! What always holds: an attempt belongs to one session's user and to one form with these very values; only success is kept, so that what was
-//! refused may be put right and sent again; a secret that an answer showed is not shown again.
+//! What always holds: an attempt belongs to one session's user and to what the form was sent with last, so that whoever goes back to it may
+//! send other values, and the first ones after them; only success is kept, so that what was refused may be put right and sent again; a secret
+//! that an answer showed is not shown again.
 
 use std::time::{Duration, Instant};
 
@@ -67,9 +68,13 @@ pub async fn once(State(api): State<Api>, request: Request, next: Next) -> Resul
             CallStanding::Fresh => break,
             CallStanding::Answered(answer) => return Ok(again(&answer)),
             // Someone went back to the form, and sends something else.
-            CallStanding::Another => return Ok(next.run(Request::from_parts(parts, Body::from(body))).await),
+            CallStanding::Another if began.elapsed() < WAIT => {
+                history::forget_other(&api.app.pool, &call, now - LOST_AFTER).await?;
+                // The other one may still be worked on.
+                tokio::time::sleep(PAUSE / 10).await;
+            }
             CallStanding::UnderWay if began.elapsed() < WAIT => tokio::time::sleep(PAUSE).await,
-            CallStanding::UnderWay => {
+            CallStanding::Another | CallStanding::UnderWay => {
                 let problem =
                     Problem::new(StatusCode::CONFLICT, "idempotency.under_way", "this form is being worked on");
                 return Err(problem.hint("Wait a moment, then look whether it was done."));

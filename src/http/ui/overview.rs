@@ -11,7 +11,7 @@ use super::{
     frame::{Frame, Place},
     jobs,
     show::{self, Html},
-    standing::{self, Row, Standing},
+    standing::{self, Row, Standing, Stood},
     visit::{Visitor, is_partial, page},
 };
 use crate::{
@@ -104,14 +104,19 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, headers: HeaderMap) 
     let is_cut = projects.len() > MOST_PROJECTS as usize;
     projects.truncate(MOST_PROJECTS as usize);
     let has_proof = projects.iter().any(|project| project.proved_at.is_some());
-    let mut rows = standing::rows(&api, &visitor, projects).await?;
-    let count = |standing| rows.iter().filter(|row| row.standing == standing).count();
+    // All are judged, and few are shown: those alone are made into rows.
+    let mut all: Vec<Stood> =
+        projects.into_iter().map(|project| Stood::of(project, &api.app.config, visitor.now)).collect();
+    let count = |standing| all.iter().filter(|stood| stood.standing == standing).count();
     let (late, never, failing) = (count(Standing::Late), count(Standing::Never), count(Standing::Failing));
-    let active = rows.len() - count(Standing::Off);
-    let untried =
-        rows.iter().filter(|row| row.good_path.is_some() && !row.is_tried && row.standing != Standing::Off).count();
-    let tenants = rows.iter().filter(|row| row.id != CONTROL_PLANE_PROJECT).count();
-    let has_backup = rows.iter().any(|row| row.good_path.is_some() && row.id != CONTROL_PLANE_PROJECT);
+    let active = all.len() - count(Standing::Off);
+    let is_untried = |stood: &&Stood| {
+        stood.project.good_id.is_some() && stood.project.recovery_seconds.is_none() && stood.standing != Standing::Off
+    };
+    let untried = all.iter().filter(is_untried).count();
+    let tenants = || all.iter().filter(|stood| stood.project.id != CONTROL_PLANE_PROJECT);
+    let has_backup = tenants().any(|stood| stood.project.good_id.is_some());
+    let steps = guide(&api, &visitor, tenants().count(), has_backup, has_proof);
     let tiles = vec![
         Tile { number: count(Standing::Safe), text: "safe", tone: "good" },
         Tile { number: late + never, text: "without a good backup in time", tone: "bad" },
@@ -120,23 +125,18 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, headers: HeaderMap) 
         Tile { number: untried, text: "never restored for a trial", tone: "dull" },
         Tile { number: count(Standing::Off), text: "not backed up", tone: "dull" },
     ];
-    let tone = match (active, late + never) {
-        // There is nothing yet, or nobody has looked at the others.
-        (0, 0) => "",
-        (1.., 0) if is_cut => "",
-        (1.., 0) => "good",
-        (_, _) => "bad",
-    };
-    let steps = guide(&api, &visitor, tenants, has_backup, has_proof);
-    Row::sort(&mut rows);
-    let more = rows.len().saturating_sub(SHOWN_PROJECTS);
-    rows.truncate(SHOWN_PROJECTS);
+    let verdict = Verdict { active, unsafe_ones: late + never, failing, waiting: count(Standing::New), is_cut };
+    Stood::sort(&mut all);
+    let more = all.len().saturating_sub(SHOWN_PROJECTS);
+    all.truncate(SHOWN_PROJECTS);
+    let rows = standing::rows_of(&api, &visitor, all).await?;
     let week_ago = now - Duration::days(7);
     let recent = failed.data.into_iter().filter(|job| job.finished_at.unwrap_or(job.created_at) >= week_ago);
     page(&Overview {
-        frame: visitor.frame(Place::Overview, "Overview"),
-        tone,
-        verdict: verdict(active, late + never, failing, is_cut),
+        // The tab tells it too.
+        frame: visitor.frame(Place::Overview, verdict.words()),
+        tone: verdict.tone(),
+        verdict: verdict.words(),
         tiles: tiles.into_iter().filter(|tile| tile.number > 0).collect(),
         steps,
         rows,
@@ -149,18 +149,52 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, headers: HeaderMap) 
     })
 }
 
-/// `is_cut`: there are projects beyond those that were looked at.
-fn verdict(active: usize, unsafe_ones: usize, failing: usize, is_cut: bool) -> String {
-    match (active, unsafe_ones, failing) {
-        (0, _, _) => "Nothing is backed up yet".to_owned(),
-        (all, 0, _) if is_cut => format!("{all} projects have a good backup; there are more than are looked at here"),
-        (all, few, _) if is_cut => {
-            format!("{few} of the first {all} projects {} not safe", if few == 1 { "is" } else { "are" })
+/// Whether one is safe, in numbers of projects.
+#[derive(Clone, Copy, Debug)]
+struct Verdict {
+    /// Those that are backed up at all.
+    active: usize,
+    /// Without a good backup that is young enough.
+    unsafe_ones: usize,
+    /// Those with such a backup whose newest attempt has failed.
+    failing: usize,
+    /// New ones, whose first backup is still to come: they are neither safe nor late.
+    waiting: usize,
+    /// There are projects beyond those that were looked at.
+    is_cut: bool,
+}
+
+impl Verdict {
+    const fn tone(self) -> &'static str {
+        match (self.active - self.waiting, self.unsafe_ones, self.failing) {
+            (_, 1.., _) => "bad",
+            // There is nothing yet, or nobody has looked at the others.
+            (0, 0, _) => "",
+            (_, 0, _) if self.is_cut => "",
+            (_, 0, 0) => "good",
+            (_, 0, _) => "warn",
         }
-        (1, 0, 0) => "Your project is safe".to_owned(),
-        (all, 0, 0) => format!("All {all} projects are safe"),
-        (all, 0, _) => format!("All {all} projects have a good backup, though something failed lately"),
-        (all, few, _) => format!("{few} of {all} projects {} not safe", if few == 1 { "is" } else { "are" }),
+    }
+
+    fn words(self) -> String {
+        let Self { active, unsafe_ones, failing, waiting, is_cut } = self;
+        let are = |number: usize| if number == 1 { "is" } else { "are" };
+        match (active - waiting, unsafe_ones, failing) {
+            (all, 0, _) if all > 0 && is_cut => {
+                format!("{all} projects have a good backup; there are more than are looked at here")
+            }
+            (_, few @ 1.., _) if is_cut => format!("{few} of the first {active} projects {} not safe", are(few)),
+            (_, few @ 1.., _) => format!("{few} of {active} projects {} not safe", are(few)),
+            (0, 0, _) => "Nothing is backed up yet".to_owned(),
+            (all, 0, _) if waiting > 0 => {
+                let projects = if all == 1 { "project has" } else { "projects have" };
+                format!("{all} {projects} a good backup, {waiting} {} still without a first one", are(waiting))
+            }
+            (1, 0, 0) => "Your project is safe".to_owned(),
+            (all, 0, 0) => format!("All {all} projects are safe"),
+            (1, 0, _) => "Your project has a good backup, though something failed lately".to_owned(),
+            (all, 0, _) => format!("All {all} projects have a good backup, though something failed lately"),
+        }
     }
 }
 
@@ -245,17 +279,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_verdict_says_how_many_are_not_safe() {
-        for (numbers, said) in [
-            ((0, 0, 0), "Nothing is backed up yet"),
-            ((1, 0, 0), "Your project is safe"),
-            ((12, 0, 0), "All 12 projects are safe"),
-            ((12, 1, 3), "1 of 12 projects is not safe"),
-            ((12, 2, 0), "2 of 12 projects are not safe"),
+    fn the_verdict_says_how_many_are_not_safe_and_calls_nobody_safe_who_has_no_backup() {
+        let verdict = |active, unsafe_ones, failing, waiting| {
+            let verdict = Verdict { active, unsafe_ones, failing, waiting, is_cut: false };
+            (verdict.words(), verdict.tone())
+        };
+        for (numbers, said, tone) in [
+            ((0, 0, 0, 0), "Nothing is backed up yet", ""),
+            ((1, 0, 0, 1), "Nothing is backed up yet", ""),
+            ((3, 0, 0, 3), "Nothing is backed up yet", ""),
+            ((3, 0, 0, 1), "2 projects have a good backup, 1 is still without a first one", "good"),
+            ((3, 1, 0, 1), "1 of 3 projects is not safe", "bad"),
+            ((1, 0, 0, 0), "Your project is safe", "good"),
+            ((1, 0, 1, 0), "Your project has a good backup, though something failed lately", "warn"),
+            ((12, 0, 0, 0), "All 12 projects are safe", "good"),
+            ((12, 0, 2, 0), "All 12 projects have a good backup, though something failed lately", "warn"),
+            ((12, 1, 3, 0), "1 of 12 projects is not safe", "bad"),
+            ((12, 2, 0, 0), "2 of 12 projects are not safe", "bad"),
         ] {
-            assert_eq!(verdict(numbers.0, numbers.1, numbers.2, false), said);
+            assert_eq!(verdict(numbers.0, numbers.1, numbers.2, numbers.3), (said.to_owned(), tone));
         }
-        assert!(!verdict(5_000, 0, 0, true).contains("All"));
-        assert_eq!(verdict(5_000, 2, 0, true), "2 of the first 5000 projects are not safe");
+        let cut = |unsafe_ones| Verdict { active: 5_000, unsafe_ones, failing: 0, waiting: 0, is_cut: true };
+        assert!(!cut(0).words().contains("All") && cut(0).tone().is_empty());
+        assert_eq!(cut(2).words(), "2 of the first 5000 projects are not safe");
     }
 }

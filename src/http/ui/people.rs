@@ -39,7 +39,11 @@ fn thing(user: User, visitor: &Visitor) -> Thing {
     };
     let login = show::when_or_nothing(user.last_login_at, visitor.now);
     let facts = vec![
-        Html::ours(format!("{}, may {}", show::name(&reach), show::escape(&user.permissions.join(" and ")))),
+        Html::ours(format!(
+            "{}, may {}",
+            show::name(&reach),
+            show::escape(&user.permissions.join(" and ").replace("backup:", ""))
+        )),
         Html::ours(format!("last login: {login}")),
     ];
     let (mut links, mut acts) = (Vec::new(), Vec::new());

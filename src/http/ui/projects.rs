@@ -30,6 +30,7 @@ use crate::{
         extract::{Body, IdempotencyKey, Params},
         named::{self, Named},
     },
+    jobs::request,
     manage::{
         projects::{self as manage, AddProject, Home, What},
         require_admin, require_operator, storages,
@@ -202,8 +203,7 @@ pub async fn storage_choices(api: &Api, visitor: &Visitor, own: &[String]) -> Re
             .map(|storage| (storage.name.clone(), format!("{} ({})", storage.name, storage.r#type)))
             .collect()
     } else {
-        let kept = history::kept_by_storage(&api.app.pool, &visitor.caller().scope()).await?;
-        let names: BTreeSet<String> = kept.into_iter().map(|kept| kept.storage).collect();
+        let names = request::known_storages(&api.app, visitor.caller()).await?;
         names.into_iter().map(|name| (name.clone(), name)).collect()
     };
     for name in own {

@@ -48,6 +48,9 @@ struct ChoosePage {
     id: String,
     path: String,
     timeline: Html,
+    /// There may be older ones.
+    is_cut: bool,
+    query: String,
     rows: Vec<backups::Row>,
 }
 
@@ -61,10 +64,13 @@ pub async fn choose(State(api): State<Api>, visitor: Visitor, Named(id): Named) 
         ..BackupFilter::default()
     };
     let all = history::list(&api.app.pool, &visitor.caller().scope(), &filter).await?;
+    let is_cut = all.len() as i64 == SHOWN;
     let usable: Vec<Backup> = all.into_iter().filter(is_restorable).collect();
     page(&ChoosePage {
         frame: visitor.frame(Place::Projects, "Restore"),
         path: format!("/projects/{}", show::in_path(&shown.id)),
+        is_cut,
+        query: show::in_query(&shown.id),
         timeline: timeline(&usable, visitor.now),
         rows: usable
             .into_iter()
@@ -129,7 +135,7 @@ struct ConfirmPage {
     project: String,
     at: Html,
     badge: Html,
-    proof: Html,
+    proof: Option<Html>,
     holds: Option<Holds>,
     replaced: Option<Replaced>,
     is_whole_database: bool,
@@ -204,7 +210,7 @@ async fn confirm_page(
             back: format!("/projects/{}/restore", show::in_path(&backup.project_id)),
             at: show::at(backup.created_at),
             badge: show::badge(&backup.status),
-            proof: show::when_or_nothing(backup.verified_at, visitor.now),
+            proof: backup.verified_at.map(|at| show::when(at, visitor.now)),
             holds: manifest.as_ref().map(|manifest| Holds::of(manifest, visitor)),
             replaced: if is_whole_database { None } else { replaced(api, visitor, &backup).await? },
             is_whole_database,

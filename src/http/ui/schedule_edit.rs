@@ -65,12 +65,12 @@ pub async fn preview(State(api): State<Api>, visitor: Visitor, asked: Asked) -> 
 
 /// The rules' names in the form, and in what is kept.
 const RULES: [(&str, &str); 6] = [
-    ("days", "Days"),
-    ("keep_last", "The last"),
-    ("keep_daily", "Days with one each"),
-    ("keep_weekly", "Weeks with one each"),
-    ("keep_monthly", "Months with one each"),
-    ("keep_yearly", "Years with one each"),
+    ("days", "Keep each for days"),
+    ("keep_last", "Keep the newest"),
+    ("keep_daily", "Keep one a day, for days"),
+    ("keep_weekly", "Keep one a week, for weeks"),
+    ("keep_monthly", "Keep one a month, for months"),
+    ("keep_yearly", "Keep one a year, for years"),
 ];
 
 async fn form(api: &Api, visitor: &Visitor, of: Option<&Schedule>, project: Option<String>) -> Result<Form, Problem> {

@@ -5,7 +5,7 @@ use axum::{extract::State, response::Response};
 
 use super::{
     frame::{Frame, Place},
-    list::{Asked, Pages, ROWS},
+    list::{Asked, Choice, Pages, ROWS},
     show::{self, Html},
     visit::{Typed, Visitor, go, page},
 };
@@ -60,6 +60,9 @@ struct SchedulesPage {
     frame: Frame,
     rows: Vec<Row>,
     pages: Pages,
+    action: &'static str,
+    searches: Vec<(&'static str, &'static str, String)>,
+    selects: Vec<(&'static str, &'static str, Vec<Choice>)>,
     may_add: bool,
 }
 
@@ -70,7 +73,8 @@ pub async fn list(State(api): State<Api>, visitor: Visitor, asked: Asked) -> Res
     let row = |schedule: Schedule| Row {
         path: format!("/schedules/{}", schedule.id),
         name: name(&schedule),
-        whom: whom(&schedule),
+        // Where the name says it, it is said once.
+        whom: Some(whom(&schedule)).filter(|whom| *whom != name(&schedule)).unwrap_or_default(),
         words: words(&schedule.cron),
         next: show::when_or_nothing(schedule.next_slot.filter(|_| schedule.enabled), visitor.now),
         badge: show::badge(if schedule.enabled { "enabled" } else { "off" }),
@@ -82,6 +86,9 @@ pub async fn list(State(api): State<Api>, visitor: Visitor, asked: Asked) -> Res
         frame: visitor.frame(Place::Schedules, "Schedules"),
         rows: found.data.into_iter().map(row).collect(),
         pages: asked.pages(found.next_cursor),
+        action: "/schedules",
+        searches: vec![("project_id", "Of the project", asked.get("project_id").to_owned())],
+        selects: Vec::new(),
         may_add: visitor.may_write(),
     })
 }

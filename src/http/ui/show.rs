@@ -193,19 +193,38 @@ pub fn job_type(word: &str) -> &str {
     }
 }
 
-/// What JSON says, on one line of `name: value` pairs, for details that have no shape of their own.
+/// What JSON says, on one line of `name: value` pairs, for details that have no shape of their own. What says nothing is left out.
 pub fn detail(value: &serde_json::Value) -> String {
-    let Some(members) = value.as_object() else { return value.to_string() };
-    let mut text = String::new();
-    for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
-        let separator = if text.is_empty() { "" } else { ", " };
-        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let _ = write!(text, "{separator}{}: {shown}", name.replace('_', " "));
-    }
+    let text = match value.as_object() {
+        Some(members) => pairs(members),
+        None => said(value).unwrap_or_default(),
+    };
     match text.char_indices().nth(600) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
+}
+
+fn pairs(members: &serde_json::Map<String, serde_json::Value>) -> String {
+    let pair =
+        |(name, value): (&String, &serde_json::Value)| Some(format!("{}: {}", name.replace('_', " "), said(value)?));
+    members.iter().filter_map(pair).collect::<Vec<_>>().join(", ")
+}
+
+fn said(value: &serde_json::Value) -> Option<String> {
+    use serde_json::Value;
+    let text = match value {
+        Value::Null => return None,
+        Value::Bool(is_so) => (if *is_so { "yes" } else { "no" }).to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(number) => format!("{number:.3}"),
+            None => number.to_string(),
+        },
+        Value::Array(items) => items.iter().filter_map(said).collect::<Vec<_>>().join("; "),
+        Value::Object(members) => pairs(members),
+    };
+    (!text.is_empty()).then_some(text)
 }
 
 /// A value in an address' query.
@@ -254,6 +273,19 @@ mod tests {
         {
             assert_eq!(count(number), said);
         }
+    }
+
+    #[test]
+    fn details_are_said_without_what_says_nothing() {
+        let detail = detail(&serde_json::json!({
+            "restore_seconds": 1.398_751_6, "rows": 2002, "differences": [], "message": null, "is_new": true,
+            "copies": [{ "storage": "near", "good": true, "message": null }, { "storage": "far", "good": false }],
+        }));
+        for said in ["restore seconds: 1.399", "rows: 2002", "is new: yes", "storage: near", "good: yes; ", "good: no"]
+        {
+            assert!(detail.contains(said), "{said}: {detail}");
+        }
+        assert!(!detail.contains("differences") && !detail.contains("message") && !detail.contains('"'), "{detail}");
     }
 
     #[test]

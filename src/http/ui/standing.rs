@@ -72,10 +72,32 @@ impl Standing {
     }
 }
 
+/// A project, and how it stands.
+#[derive(Clone, Debug)]
+pub struct Stood {
+    pub standing: Standing,
+    pub project: StandingProject,
+    /// The age that is allowed for its newest good backup. `None`: any.
+    allowed: Option<Duration>,
+}
+
+impl Stood {
+    pub fn of(project: StandingProject, config: &Config, now: DateTime<Utc>) -> Self {
+        let allowed = schedule::allowed_age(&project.settings, config.schedules.allowed_age());
+        Self { standing: Standing::of(&project, allowed, now), project, allowed }
+    }
+
+    /// The worst first, then the oldest.
+    pub fn sort(all: &mut [Self]) {
+        all.sort_by(|a, b| {
+            (a.standing, a.project.good_at, &a.project.id).cmp(&(b.standing, b.project.good_at, &b.project.id))
+        });
+    }
+}
+
 /// A row of a list of projects.
 #[derive(Clone, Debug)]
 pub struct Row {
-    pub standing: Standing,
     pub id: String,
     pub path: String,
     pub name: String,
@@ -92,31 +114,24 @@ pub struct Row {
     pub took: Html,
     /// Why the newest attempt failed.
     pub why: Option<String>,
-    /// A trial restore has come to its end.
-    pub is_tried: bool,
-    good_at: Option<DateTime<Utc>>,
-}
-
-impl Row {
-    /// The worst first, then the oldest.
-    pub fn sort(rows: &mut [Self]) {
-        rows.sort_by(|a, b| (a.standing, a.good_at, &a.id).cmp(&(b.standing, b.good_at, &b.id)));
-    }
-}
-
-/// The age that is allowed for a project's newest good backup. `None`: any.
-fn allowed(project: &StandingProject, config: &Config) -> Option<Duration> {
-    schedule::allowed_age(&project.settings, config.schedules.allowed_age())
 }
 
 /// Projects as rows, with their next starts.
-pub async fn rows(api: &Api, visitor: &Visitor, projects: Vec<StandingProject>) -> Result<Vec<Row>, Problem> {
-    let ids: Vec<String> = projects.iter().map(|project| project.id.clone()).collect();
+pub async fn rows(
+    api: &Api,
+    visitor: &Visitor,
+    projects: impl IntoIterator<Item = StandingProject>,
+) -> Result<Vec<Row>, Problem> {
+    let stood = projects.into_iter().map(|project| Stood::of(project, &api.app.config, visitor.now));
+    rows_of(api, visitor, stood.collect()).await
+}
+
+/// The same, of those whose standing is known.
+pub async fn rows_of(api: &Api, visitor: &Visitor, stood: Vec<Stood>) -> Result<Vec<Row>, Problem> {
+    let ids: Vec<String> = stood.iter().map(|stood| stood.project.id.clone()).collect();
     let next = schedule::next_starts(&api.app, &visitor.caller().scope(), &ids).await?;
     let now = visitor.now;
-    let row = |project: StandingProject| {
-        let allowed = allowed(&project, &api.app.config);
-        let standing = Standing::of(&project, allowed, now);
+    let row = |Stood { standing, project, allowed }: Stood| {
         let proof = match (project.proved_at, project.proof_depth.as_deref()) {
             (Some(at), depth) => {
                 let depth = show::escape(depth.unwrap_or("read"));
@@ -126,7 +141,6 @@ pub async fn rows(api: &Api, visitor: &Visitor, projects: Vec<StandingProject>) 
         };
         let message = project.newest_message.map(|text| visitor.told(&text));
         Row {
-            standing,
             path: format!("/projects/{}", show::in_path(&project.id)),
             name: if project.name.is_empty() { project.id.clone() } else { project.name },
             badge: standing.badge(),
@@ -145,12 +159,10 @@ pub async fn rows(api: &Api, visitor: &Visitor, projects: Vec<StandingProject>) 
                 Some("failed" | "damaged") => message,
                 _ => None,
             },
-            is_tried: project.recovery_seconds.is_some(),
-            good_at: project.good_at,
             id: project.id,
         }
     };
-    Ok(projects.into_iter().map(row).collect())
+    Ok(stood.into_iter().map(row).collect())
 }
 
 #[cfg(test)]

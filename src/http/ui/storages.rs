@@ -7,20 +7,21 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     form::{Field, Form, FormPage, Kind},
     frame::Place,
     list::Asked,
     projects::again,
+    settings::{changes, filled, settings},
     show::{self, Html},
     things::{Act, Seen, Thing, Things},
-    visit::{Typed, Visitor, go, page, page_as, wrong},
+    visit::{Typed, Visitor, go, page, page_as},
 };
 use crate::{
     byte_size::ByteSize,
-    catalog::{ManageError, Settings},
+    catalog::ManageError,
     history,
     http::{Api, error::Problem, named::Named},
     manage::{
@@ -140,17 +141,6 @@ pub async fn ask_add(visitor: Visitor, Path(kind): Path<String>) -> Result<Respo
     add_page(&visitor, &kind, form(&kind)?, StatusCode::OK)
 }
 
-/// What was typed, as the settings of a storage or channel of this kind.
-pub fn settings(kind: &str, form: &Form, typed: &Typed, others: &[&str]) -> Result<Settings, Problem> {
-    let mut given = Map::from_iter([("type".to_owned(), Value::from(kind))]);
-    for field in form.fields.iter().filter(|field| !others.contains(&field.name)) {
-        if let Some(value) = typed.given(field.name) {
-            given.insert(field.name.to_owned(), Value::from(value));
-        }
-    }
-    serde_json::from_value(Value::Object(given)).map_err(|_| wrong("name", "these settings cannot be used"))
-}
-
 pub async fn add(
     State(api): State<Api>,
     visitor: Visitor,
@@ -168,45 +158,6 @@ pub async fn add(
         Ok(storage) => Ok(go("/storages", &format!("The storage {} is added: test it.", storage.name))),
         Err(problem) => again(form, &typed, problem, |form, status| add_page(&visitor, &kind, form, status)),
     }
-}
-
-/// What is set, in the fields of a form that makes such a thing: secrets are not there, and stay where nothing is typed.
-pub fn filled(form: &mut Form, settings: &Value) {
-    for field in &mut form.fields {
-        match settings.get(field.name) {
-            Some(Value::Object(_)) => {
-                field.is_required = false;
-                field.hint = "Empty: it stays as it is.";
-            }
-            Some(value) => field.values = vec![plain(value)],
-            None => {}
-        }
-    }
-}
-
-/// A setting as it is typed.
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
-        Value::Null => String::new(),
-        other => other.to_string(),
-    }
-}
-
-/// The settings that were typed otherwise than they are: an empty field takes one out, but an empty secret leaves it.
-pub fn changes(form: &Form, before: &Value, typed: &Typed, others: &[&str]) -> Result<Settings, Problem> {
-    let mut changed = Map::new();
-    for field in form.fields.iter().filter(|field| !others.contains(&field.name)) {
-        let is_secret = matches!(field.kind, Kind::Secret) || before.get(field.name).is_some_and(Value::is_object);
-        let was = before.get(field.name).filter(|_| !is_secret).map(plain).unwrap_or_default();
-        match typed.given(field.name) {
-            Some(text) if text != was => drop(changed.insert(field.name.to_owned(), Value::from(text))),
-            None if !is_secret && !was.is_empty() => drop(changed.insert(field.name.to_owned(), Value::Null)),
-            Some(_) | None => {}
-        }
-    }
-    serde_json::from_value(Value::Object(changed)).map_err(|_| wrong("name", "these settings cannot be used"))
 }
 
 /// The form to change a storage, and its settings of now.
@@ -264,7 +215,6 @@ pub async fn test(
     Named(name): Named,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    require_operator(visitor.caller(), Permission::Write)?;
     let test = storages::test(&api.app, visitor.caller(), &name).await?;
     let mut lines = test.seen;
     lines.extend(test.free_bytes.map(|free| format!("{} are free", ByteSize(free))));
@@ -277,7 +227,6 @@ pub async fn test(
 }
 
 pub async fn remove(State(api): State<Api>, visitor: Visitor, Named(name): Named) -> Result<Response, Problem> {
-    require_operator(visitor.caller(), Permission::Write)?;
     storages::delete(&api.app, visitor.caller(), &name, Mode::Real).await?;
     Ok(go("/storages", "The storage is removed. What is stored there stays."))
 }

@@ -1,12 +1,13 @@
 //! Asking for a backup: what may be backed up, one variant of [`Asked`] for each type, and how such a request becomes a job.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DateRange, ExportLogs, ExportStorage, RequestError, asked_before, limits, record, require, storage::require_files,
+    DateRange, ExportLogs, ExportStorage, RequestError, asked_before,
+    destinations::{require_storages, storages},
+    limits, record, require,
+    storage::require_files,
     storage_path, to_json,
 };
 use crate::{
@@ -21,7 +22,6 @@ use crate::{
         queue::{self, Enqueued, Job, NewJob},
     },
     proof_record::ProofLevel,
-    storage::Storage,
     tenant::{Caller, Permission, Role},
 };
 
@@ -249,6 +249,8 @@ pub async fn export_as(
         require_files(app, &project).await?;
     }
     app.storages.refresh().await?;
+    let (own, named) = (project.own_settings().storages, request.common().storages);
+    require_storages(app, caller, if named.is_empty() { &own } else { named }).await?;
     let job_id = JobId::generate();
     let (mut payload, mut new_backup) = decide(app, &project, request, job_id, &caller.subject, origin)?;
     let mut transaction = db::begin(&app.pool).await?;
@@ -398,42 +400,6 @@ pub(super) fn asked_compression(
 /// Artifacts of one installation are encrypted or not.
 pub(super) fn encryption(app: &App) -> Encryption {
     if app.config.encryption.enabled { Encryption::Age } else { Encryption::None }
-}
-
-/// The storage of this name.
-///
-/// # Errors
-/// There is none.
-pub fn storage(app: &App, name: &str) -> Result<Arc<dyn Storage>, RequestError> {
-    app.storages.get(name).ok_or_else(|| {
-        let known = app.storages.keys().join(", ");
-        RequestError::Invalid {
-            code: "request.storage",
-            message: format!("there is no storage {:?}", name.chars().take(60).collect::<String>()),
-            hint: Some(format!("Configured storages: {known}.")),
-        }
-    })
-}
-
-/// The storages by name, each one known and named once.
-pub(crate) fn storages(app: &App, asked: &[String]) -> Result<Vec<String>, RequestError> {
-    let configured = || {
-        if app.config.backup.storages.is_empty() { app.storages.keys() } else { app.config.backup.storages.clone() }
-    };
-    let mut names: Vec<String> = Vec::new();
-    for name in if asked.is_empty() { configured() } else { asked.to_vec() } {
-        if !storage(app, &name)?.takes_plaintext() && !app.config.encryption.enabled {
-            return Err(RequestError::Invalid {
-                code: "request.plaintext",
-                message: format!("storage {name:?} takes encrypted backups only, and encryption is off"),
-                hint: Some(format!("Set encryption.enabled, or storages.{name}.allow_plaintext.")),
-            });
-        }
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }
 
 fn check_caption(caption: &str) -> Result<(), RequestError> {

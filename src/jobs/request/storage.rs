@@ -224,7 +224,7 @@ pub(crate) async fn files_in_the_way(
 async fn look(app: &App, files: &FileSource) -> Result<(), RequestError> {
     match files {
         FileSource::Prefix(PrefixSource { storage, prefix }) => {
-            let objects = super::export::storage(app, storage)?.objects();
+            let objects = super::destinations::storage(app, storage)?.objects();
             let objects = objects.ok_or_else(|| unusable(format!("storage {storage:?} is no bucket")))?;
             objects.list(&format!("{prefix}/")).await.map_err(|error| unusable(format!("{error:#}")))?;
             Ok(())
@@ -283,7 +283,7 @@ fn refuse_own_prefix(
     storages: &[(String, StorageConfig)],
 ) -> Result<(), RequestError> {
     let PrefixSource { storage: name, prefix } = source;
-    if super::export::storage(app, name)?.objects().is_none() {
+    if super::destinations::storage(app, name)?.objects().is_none() {
         return Err(unusable(format!("storage {name:?} is no bucket: a prefix is one of a storage of type s3")));
     }
     for (other, config) in storages {
