@@ -13,6 +13,7 @@ use crate::{
     config::Config,
     db,
     history::PgLedger,
+    ids::CONTROL_PLANE_PROJECT,
     keyring::Keyring,
     postgres::{connect::ConnectInfo, tools::Tools},
     storage::{self, Ledger},
@@ -77,10 +78,10 @@ impl App {
         self.database(project.database_name.as_deref()).await
     }
 
-    /// How to reach the database that was registered under this name; without one the control plane's own.
+    /// How to reach the database that was registered under this name; without one, and by its own name, the control plane's.
     pub async fn database(&self, name: Option<&str>) -> Result<ConnectInfo, CatalogError> {
         match name {
-            None => Ok(self.control.clone()),
+            None | Some(CONTROL_PLANE_PROJECT) => Ok(self.control.clone()),
             Some(name) => {
                 let sealed = catalog::database_url(&self.pool, name).await?;
                 self.keys.open_database(name, &sealed).map_err(|_| CatalogError::Sealed(name.to_owned()))

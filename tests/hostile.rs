@@ -140,6 +140,8 @@ async fn what_only_a_stronger_role_may_do_is_refused_and_changes_nothing() {
         format!("ALTER ROLE {name}_owner LOGIN PASSWORD 'mine';"),
         format!("GRANT {name}_owner TO CURRENT_USER;"),
         "GRANT pg_execute_server_program, pg_read_all_data TO CURRENT_USER;".to_owned(),
+        // Before PostgreSQL 16 nobody refuses that at once.
+        format!("DO $hostile$ BEGIN EXECUTE pg_catalog.format('GRANT %I TO {name}_app', current_user); END $hostile$;"),
         "ALTER ROLE CURRENT_USER SUPERUSER;".to_owned(),
         "ALTER ROLE CURRENT_USER VALID UNTIL 'infinity';".to_owned(),
         "ALTER ROLE CURRENT_USER CONNECTION LIMIT -1;".to_owned(),

@@ -2,7 +2,9 @@
 
 mod corpora;
 mod differences;
+mod embedded;
 mod hostile;
+mod large_objects;
 mod levels;
 mod scene;
 mod trials;

@@ -2,6 +2,9 @@
 //! other places replace nothing.
 
 mod aside;
+mod later;
+mod locks;
+mod parts;
 mod places;
 mod refusals;
 mod strangers;

@@ -9,7 +9,8 @@ super::section! {
         /// Largest dump, in bytes of its content, that is tried by the clock. Default: 10 GiB.
         max_size: ByteSize = ByteSize::gib(10);
         /// The name of the database, as `holdfast database list` has it, beside which scratch databases are made: another server than the
-        /// tenants', which needs their roles and extensions. Empty: beside the project's own. Default: empty.
+        /// tenants', which needs their roles and extensions. `holdfast-control-plane`: beside Holdfast's own tables, in the embedded PostgreSQL
+        /// where that is used. Empty: beside the project's own. Default: empty.
         database: String = String::new();
     }
 }

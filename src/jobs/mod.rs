@@ -21,7 +21,7 @@ pub mod request;
 pub mod restore_backup;
 mod restore_files;
 mod sources;
-mod trial_restore;
+pub mod trial_restore;
 mod try_import;
 pub mod undo_restore;
 pub mod verify_backup;

@@ -36,12 +36,8 @@ pub(super) async fn run(context: &JobContext, backup: &Backup, manifest: &Manife
     let app = &context.app;
     let project = catalog::project(&app.pool, &everything(), &backup.project_id).await?;
     let content = content_of(manifest)?;
-    if let Some(needed) = content.requirements.objects.first() {
-        let more = content.requirements.objects.len() - 1;
-        let others = if more > 0 { format!(" and {more} others") } else { String::new() };
-        let what = format!("{} {}{others}", needed.kind, needed.identity);
-        let message = format!("the schema cannot be restored alone: it refers to {what}");
-        return Err(JobError::fail("verify.needs_outside", message));
+    if let Some(message) = needs_outside(content) {
+        return Err(JobError::fail(NEEDS_OUTSIDE, message));
     }
     put_right(context, &project).await?;
     let server = app.config.trials.database.as_str();
@@ -89,6 +85,21 @@ async fn bring_back(
         proved = tokio::time::timeout(limit, session.prove(content)) => Ok(proved.map_err(|_| timed_out(limit))??),
         () = context.stop.token.cancelled() => Err(JobError::Stopped),
     }
+}
+
+/// A trial that no scratch database can hold.
+pub const NEEDS_OUTSIDE: &str = "verify.needs_outside";
+
+/// Why a schema's backup cannot be tried in a database of its own. Nothing could stand in for a table with rows that others refer to.
+pub fn needs_outside(content: &DatabaseContent) -> Option<String> {
+    let needed = content.requirements.objects.first()?;
+    let more = content.requirements.objects.len() - 1;
+    let others = if more > 0 { format!(" and {more} others") } else { String::new() };
+    Some(format!(
+        "the backup is not tried in a scratch database, which has nothing of what its schema refers to: {} {}{others}. Restore it beside the \
+         live schema (target.schema), where it is compared in the same way",
+        needed.kind, needed.identity
+    ))
 }
 
 /// What a restored dump needs on the server's disk: what it had when it was dumped, or, where little was known of that, twice its text.

@@ -43,6 +43,11 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let undone = session.undo(restored_oid).await;
     session.close().await;
     let undone = undone?;
+    let told = |what| format!("{what} refers to what the restore had brought and will go on doing so");
+    let warnings: Vec<String> = undone.detached.iter().map(told).collect();
+    for warning in &warnings {
+        context.log("warn", warning).await;
+    }
 
     let mut transaction = db::begin(&app.pool).await?;
     queue::fence(&mut transaction, context.lease).await?;
@@ -63,8 +68,9 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         detail: serde_json::json!({ "job_id": context.lease.job, "restore_job_id": request.restore_job_id, "kept": kept_now }),
     };
     history::record(&mut transaction, &event).await?;
-    let result =
-        serde_json::json!({ "restore_job_id": request.restore_job_id, "kept": kept_now, "kept_until": kept_until });
+    let result = serde_json::json!({
+        "restore_job_id": request.restore_job_id, "kept": kept_now, "kept_until": kept_until, "warnings": warnings,
+    });
     queue::end(&mut *transaction, context.lease, &Ending::Completed(&result)).await?;
     transaction.commit().await?;
     Ok(())

@@ -12,6 +12,7 @@ use crate::{
     app::App,
     catalog::{self, DatabaseUse, ManageError, Managed},
     db,
+    ids::CONTROL_PLANE_PROJECT,
     postgres::{
         connect::ConnectInfo,
         inspect, rights,
@@ -109,6 +110,9 @@ pub async fn add(app: &App, caller: &Caller, name: &str, info: &ConnectInfo) -> 
             "request.name",
             "name: use 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit",
         ));
+    }
+    if name == CONTROL_PLANE_PROJECT {
+        return Err(ManageError::invalid("request.name", format!("name: {name:?} is Holdfast's own database")));
     }
     let sealed = app.keys.seal_database(name, info)?;
     let mut transaction = db::begin(&app.pool).await?;

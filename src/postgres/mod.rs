@@ -5,6 +5,7 @@ pub mod chosen;
 pub mod connect;
 pub mod embedded;
 pub mod inspect;
+pub mod locks;
 pub mod ownership;
 pub mod quote;
 mod requirements;

@@ -174,7 +174,13 @@ async fn made_by_superusers(connection: &mut PgConnection, namespaces: &[Oid]) -
 /// What belongs to a schema's objects but is not, or not only, in its dump.
 async fn lost_by_one_schema(connection: &mut PgConnection, namespaces: &[Oid]) -> Result<Vec<String>, sqlx::Error> {
     let statement = format!(
-        "{INNER}
+        "{INNER},
+        -- what can hold a large object's number: domains too (the extension lo has one), and lists
+        numbered (type) AS (
+            SELECT 'pg_catalog.oid'::pg_catalog.regtype::pg_catalog.oid
+          UNION
+            SELECT t.oid FROM numbered n JOIN pg_catalog.pg_type t ON t.typbasetype = n.type OR t.typelem = n.type
+        )
         SELECT 'table ' || o.identity || ' (a partition or child in another schema)'
         FROM pg_catalog.pg_inherits h
         JOIN pg_catalog.pg_class parent ON parent.oid = h.inhparent
@@ -200,11 +206,10 @@ async fn lost_by_one_schema(connection: &mut PgConnection, namespaces: &[Oid]) -
         SELECT 'large objects (' || o.identity || ' may refer to some)'
         FROM pg_catalog.pg_attribute a
         JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-        JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
         CROSS JOIN LATERAL
             pg_catalog.pg_identify_object('pg_catalog.pg_class'::pg_catalog.regclass, c.oid, a.attnum) o
         WHERE c.relnamespace = ANY ($1) AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
-          AND (t.oid = 'pg_catalog.oid'::pg_catalog.regtype OR t.typname = 'lo')
+          AND a.atttypid IN (SELECT type FROM numbered)
           AND EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)
         ORDER BY 1"
     );

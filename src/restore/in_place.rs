@@ -6,13 +6,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Plan, RestoreError, Session, Target, Way, altered, grants, new_database,
+    parts::drop_in_parts,
     references::from_outside,
     role::{self, execute},
     script::LeaveOut,
     stage::{self, Stage},
-    steps, tables,
-    undo::drop_in_parts,
-    way,
+    steps, tables, way,
 };
 use crate::{
     manifest::{DatabaseContent, DumpScope},
@@ -204,6 +203,7 @@ impl Session {
             return Err(changed(name));
         }
         refuse_outside(&mut self.c, role_oid, Some(new_oid)).await?;
+        role::refuse_members(&mut self.c, role_oid).await?;
         let narrowed =
             beside.as_ref().and_then(|beside| beside.tables.as_deref()).map(|only| tables::narrow(content, only));
         let content = narrowed.as_ref().unwrap_or(content);
@@ -236,6 +236,13 @@ impl Session {
             // Names move between a look and a rename.
             if schema(&mut tx, side).await?.map(|s| s.oid) != *live_oid {
                 return Err(changed(name));
+            }
+        }
+        if let (Some(oid), None, false) = (live_oid, beside, self.allow_detached_references) {
+            // Made during the load, which may have taken hours.
+            let outside = from_outside(&mut tx, *oid, true).await?;
+            if !outside.is_empty() {
+                return Err(detached(name, &outside));
             }
         }
         if !is_swap {

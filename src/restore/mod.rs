@@ -30,6 +30,7 @@ mod grants;
 mod in_place;
 mod load;
 mod new_database;
+mod parts;
 mod plan;
 mod recount;
 mod references;

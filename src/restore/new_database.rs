@@ -23,6 +23,9 @@ use crate::{
     proof::{self, Surroundings},
 };
 
+/// What a database is that nothing was said of.
+const AS_MADE: &str = "IS_TEMPLATE false ALLOW_CONNECTIONS true CONNECTION LIMIT -1";
+
 /// A database in the catalog.
 pub(super) struct Database {
     pub oid: u32,
@@ -159,6 +162,9 @@ pub(super) async fn finish(
 ) -> Result<Finished, RestoreError> {
     let role = session.plan.role.clone();
     let scope = DumpScope::Database { database: database.to_owned() };
+    if let Some(oid) = role::oid(&mut session.c, &role).await? {
+        role::refuse_members(&mut session.c, oid).await?;
+    }
     let mut target = session.target_connect().connect().await?;
     role::roll_back_prepared(&mut target, &role).await?;
     // Of a schema's backup nothing else in the database was recorded.
@@ -179,6 +185,7 @@ pub(super) async fn finish(
     // What nobody could be named for, and the database itself, are ours.
     execute(&mut tx, format!("REASSIGN OWNED BY {} TO CURRENT_USER", ident(&role))).await?;
     execute(&mut tx, format!("DROP OWNED BY {} RESTRICT", ident(&role))).await?;
+    forget_what_was_said_of_it(&mut tx, database).await?;
     execute(&mut tx, format!("GRANT CONNECT, TEMPORARY ON DATABASE {} TO PUBLIC", ident(database))).await?;
     if let (DumpScope::Schema { schema }, Some(becomes)) = (&content.scope, &session.plan.schema_becomes) {
         rename(&mut tx, schema, becomes).await?;
@@ -188,6 +195,26 @@ pub(super) async fn finish(
     tx.commit().await?;
     _ = target.close().await;
     Ok(Finished { schema_oid: None, differences })
+}
+
+/// A dump without `--create` says nothing of its database; one that has done so all the same, as its owner, has given a search path to whoever
+/// connects, or rights to whom it liked.
+async fn forget_what_was_said_of_it(c: &mut PgConnection, database: &str) -> Result<(), RestoreError> {
+    let name = ident(database);
+    execute(c, format!("ALTER DATABASE {name} RESET ALL")).await?;
+    execute(c, format!("ALTER DATABASE {name} WITH {AS_MADE}")).await?;
+    let grantees: Vec<Option<String>> = sqlx::query_scalar(
+        "SELECT DISTINCT r.rolname::text FROM pg_catalog.pg_database d CROSS JOIN LATERAL aclexplode(d.datacl) a \
+         LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee WHERE d.datname = $1 AND a.grantee <> d.datdba",
+    )
+    .bind(database)
+    .fetch_all(&mut *c)
+    .await?;
+    for grantee in grantees {
+        let whom = grantee.map_or_else(|| "PUBLIC".to_owned(), |role| ident(&role));
+        execute(c, format!("REVOKE ALL ON DATABASE {name} FROM {whom} CASCADE")).await?;
+    }
+    Ok(())
 }
 
 /// Takes out of the way what a dump can have left to keep its database: transactions that it prepared, and what a database's owner may say
@@ -203,8 +230,7 @@ async fn make_droppable(session: &mut Session, database: &str) -> Result<(), Res
     .fetch_one(&mut session.c)
     .await?;
     if is_kept {
-        let allowed = "IS_TEMPLATE false ALLOW_CONNECTIONS true CONNECTION LIMIT -1";
-        execute(&mut session.c, format!("ALTER DATABASE {} WITH {allowed}", ident(database))).await?;
+        execute(&mut session.c, format!("ALTER DATABASE {} WITH {AS_MADE}", ident(database))).await?;
     }
     if is_prepared {
         // A time limit of one millisecond, for one.

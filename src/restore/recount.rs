@@ -44,13 +44,16 @@ impl Session {
     /// caller rolls back, which drops the database.
     ///
     /// # Errors
-    /// The database cannot be read, or the dump has replaced code (`restore.altered`).
+    /// The database cannot be read, or the dump has replaced code (`restore.altered`) or given its role away (`restore.outside`).
     pub async fn prove(&mut self, content: &DatabaseContent) -> Result<Trial, RestoreError> {
         let Target::Database { database } = &self.plan.target else {
             return Err(RestoreError::new("restore.not_prepared", "a trial goes into a database of its own"));
         };
         let (database, role) = (database.clone(), self.plan.role.clone());
         role::disable(&mut self.c, &role).await?;
+        if let Some(oid) = role::oid(&mut self.c, &role).await? {
+            role::refuse_members(&mut self.c, oid).await?;
+        }
         let scope = scope_within(&database, content);
         let mut target = self.target_connect().connect().await?;
         role::roll_back_prepared(&mut target, &role).await?;

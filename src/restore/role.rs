@@ -139,6 +139,25 @@ pub(super) async fn disable(c: &mut PgConnection, role: &str) -> Result<(), Rest
     Err(RestoreError::passing("restore.session_remains", format!("a session of role {role:?} does not end")))
 }
 
+/// Refuses what a dump has loaded that has made others members of its role, which PostgreSQL before 16 lets every role do: they could change
+/// what was loaded after it was compared.
+pub(super) async fn refuse_members(c: &mut PgConnection, role: u32) -> Result<(), RestoreError> {
+    let members: Vec<String> = sqlx::query_scalar(
+        "SELECT quote_ident(m.rolname) FROM pg_catalog.pg_auth_members a JOIN pg_catalog.pg_roles m ON m.oid = a.member \
+         WHERE a.roleid = $1::int8::oid AND m.rolname <> current_user ORDER BY 1",
+    )
+    .bind(i64::from(role))
+    .fetch_all(c)
+    .await?;
+    if members.is_empty() {
+        return Ok(());
+    }
+    Err(RestoreError::new(
+        "restore.outside",
+        format!("the dump made others members of its restore's role: {}", members.join(", ")),
+    ))
+}
+
 /// A transaction that a dump has prepared outlives its session, with its locks, and ends only in its own database: the connection's.
 pub(super) async fn roll_back_prepared(c: &mut PgConnection, role: &str) -> Result<(), RestoreError> {
     let prepared: Vec<String> = sqlx::query_scalar(

@@ -1,11 +1,12 @@
 //! Taking a restore back within its window, and dropping what is kept when the window is over.
 
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::Connection as _;
 
 use super::{
     RestoreError, Session, Target,
     in_place::{LOCK_TIMEOUT, changed, rename, schema},
     is_side_name,
+    parts::drop_in_parts,
     references::from_outside,
     role::{self, execute},
 };
@@ -16,6 +17,8 @@ use crate::postgres::quote::ident;
 pub struct Undone {
     /// The name and oid of the schema that was taken out of use; drop it by [`Session::drop_side`] when its time is over.
     pub kept: Option<(String, u32)>,
+    /// What outside refers to the schema that was taken out of use, and goes on doing so.
+    pub detached: Vec<String>,
 }
 
 impl Session {
@@ -48,7 +51,7 @@ impl Session {
         let now_oid = now.as_ref().map(|s| s.oid);
         if now_oid == *live_oid && kept.is_none() {
             // Undone before, or never done.
-            return Ok(Undone { kept: done.map(|s| (undone, s.oid)) });
+            return Ok(Undone { kept: done.map(|s| (undone, s.oid)), detached: Vec::new() });
         }
         if live_oid.is_some() && kept.is_none() {
             return Err(RestoreError::new("restore.undo_over", format!("the schema {side:?} is not there any more")));
@@ -56,6 +59,11 @@ impl Session {
         if now.is_some() && restored_oid.is_some() && now_oid != restored_oid {
             return Err(changed(name));
         }
+        // Told and not refused: an undo is for the hour of need.
+        let detached = match now_oid {
+            Some(oid) => from_outside(&mut tx, oid, true).await?,
+            None => Vec::new(),
+        };
         if now.is_some() {
             rename(&mut tx, name, &undone).await?;
         }
@@ -63,7 +71,7 @@ impl Session {
             rename(&mut tx, side, name).await?;
         }
         tx.commit().await?;
-        Ok(Undone { kept: now_oid.map(|oid| (undone, oid)) })
+        Ok(Undone { kept: now_oid.map(|oid| (undone, oid)), detached })
     }
 
     /// Drops a schema that a restore or an undo took out of use, when its time is over. `Ok(false)`: it is gone already.
@@ -110,45 +118,5 @@ impl Session {
             drop_in_parts(&mut self.c, oid).await?;
             dropped_parts = true;
         }
-    }
-}
-
-/// About how many of the server's locks a transaction takes that drops relations.
-const PART: i64 = 500;
-
-/// Empties a schema that nobody uses, when one transaction that drops it would need more locks than one should. Safe to repeat.
-pub(super) async fn drop_in_parts(c: &mut PgConnection, schema_oid: u32) -> Result<(), RestoreError> {
-    loop {
-        // A table goes with its indexes and what it keeps of long values; its partitions, which would go with it too, go before it.
-        let drops: Vec<String> = sqlx::query_scalar(
-            "WITH relations AS ( \
-                 SELECT c.oid, c.relname, c.relispartition, \
-                        CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' \
-                                       WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, \
-                        1 + (SELECT count(*) FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid) \
-                        + CASE WHEN c.reltoastrelid <> 0 THEN 2 ELSE 0 END AS locks \
-                 FROM pg_catalog.pg_class c \
-                 WHERE c.relnamespace = $1::int8::oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') \
-                   AND (c.relispartition \
-                        OR NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
-                                       AND d.objid = c.oid AND d.deptype IN ('a', 'i', 'e'))) \
-             ), summed AS ( \
-                 SELECT *, sum(locks) OVER (ORDER BY NOT relispartition, oid) AS upto, sum(locks) OVER () AS total FROM relations \
-             ) \
-             SELECT format('DROP %s IF EXISTS %I.%I CASCADE', s.kind, n.nspname, s.relname) \
-             FROM summed s JOIN pg_catalog.pg_namespace n ON n.oid = $1::int8::oid \
-             WHERE s.total > $2 AND s.upto - s.locks < $2 ORDER BY s.upto",
-        )
-        .bind(i64::from(schema_oid))
-        .bind(PART)
-        .fetch_all(&mut *c)
-        .await?;
-        if drops.is_empty() {
-            return Ok(());
-        }
-        let mut tx = c.begin().await?;
-        execute(&mut tx, LOCK_TIMEOUT.to_owned()).await?;
-        sqlx::raw_sql(AssertSqlSafe(drops.join(";"))).execute(&mut *tx).await?;
-        tx.commit().await?;
     }
 }

@@ -3,7 +3,7 @@
 
 use sqlx::PgConnection;
 
-use crate::manifest::DatabaseContent;
+use crate::{manifest::DatabaseContent, postgres::locks::LockTable};
 
 /// How a dump comes to its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,29 +32,17 @@ impl Way {
     }
 }
 
-/// What the server's lock table holds and what of it is taken.
-#[derive(Clone, Copy, Debug)]
-struct Room {
-    locks: i64,
-    taken: i64,
-}
-
 /// Chooses by counting: what the backup needs against what the lock table has.
 pub(super) async fn choose(
     c: &mut PgConnection,
     content: &DatabaseContent,
     live_oid: Option<u32>,
 ) -> Result<Way, sqlx::Error> {
-    // Each lock of a table beyond the first few of a session is in the shared table, which has max_locks_per_transaction for every
-    // session and prepared transaction. Source: postgresql.org/docs/current/runtime-config-locks.html.
-    let (locks, taken, has_plpgsql): (i64, i64, bool) = sqlx::query_as(
-        "SELECT current_setting('max_locks_per_transaction')::int8 \
-                * (current_setting('max_connections')::int8 + current_setting('max_prepared_transactions')::int8), \
-                (SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT fastpath), \
-                EXISTS (SELECT FROM pg_catalog.pg_language WHERE lanname = 'plpgsql')",
-    )
-    .fetch_one(&mut *c)
-    .await?;
+    let table = LockTable::look(c).await?;
+    let has_plpgsql: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_language WHERE lanname = 'plpgsql')")
+            .fetch_one(&mut *c)
+            .await?;
     // With their indexes, TOAST tables and the indexes of those: as they are now, which the backup may resemble.
     let live: i64 = sqlx::query_scalar(
         "SELECT count(*) + 2 * count(*) FILTER (WHERE reltoastrelid <> 0) FROM pg_catalog.pg_class WHERE relnamespace = $1::int8::oid",
@@ -65,7 +53,7 @@ pub(super) async fn choose(
     if !has_plpgsql {
         return Ok(Way::Aside { because: "the database has no language plpgsql".to_owned() });
     }
-    Ok(decide(live.max(recorded(content)), Room { locks, taken }))
+    Ok(decide(live.max(recorded(content)), table))
 }
 
 /// Locks that the backup's objects need, as far as the manifest tells: it names no indexes, so a table counts for three.
@@ -75,8 +63,8 @@ fn recorded(content: &DatabaseContent) -> i64 {
 }
 
 /// Pure: a third of the room is left to everybody else.
-fn decide(needed: i64, room: Room) -> Way {
-    let free = (room.locks - room.taken).max(0);
+fn decide(needed: i64, table: LockTable) -> Way {
+    let free = table.free();
     if needed <= free / 3 * 2 {
         return Way::OneTransaction;
     }
@@ -93,11 +81,11 @@ mod tests {
 
     #[test]
     fn a_third_of_the_lock_table_is_left_to_others() {
-        let room = Room { locks: 6400, taken: 100 };
+        let room = LockTable { size: 6400, taken: 100 };
         assert_eq!(decide(0, room), Way::OneTransaction);
         assert_eq!(decide(4200, room), Way::OneTransaction);
         let aside = decide(4201, room);
         assert!(aside.because().unwrap().contains("4201") && aside.because().unwrap().contains("6300"), "{aside:?}");
-        assert!(matches!(decide(1, Room { locks: 64, taken: 500 }), Way::Aside { .. }));
+        assert!(matches!(decide(1, LockTable { size: 64, taken: 500 }), Way::Aside { .. }));
     }
 }

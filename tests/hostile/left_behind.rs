@@ -76,6 +76,26 @@ async fn nothing_that_a_dump_prepares_or_says_of_a_new_database_keeps_it_there()
         }
     }
 
+    // What is said of one that is finished: neither settings for whoever connects, nor rights, nor limits.
+    run(&mut c, "CREATE ROLE stranger").await;
+    let said = format!("{everything} GRANT ALL ON DATABASE DATABASE_ TO stranger;");
+    let (mut session, plan) = loaded(&scene.engine, &said).await;
+    session.finish(&proof, &CancellationToken::new()).await.unwrap();
+    session.close().await;
+    let Target::Database { database } = &plan.target else { unreachable!() };
+    let (settings, rights, is_plain): (i64, bool, bool) = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM pg_db_role_setting s WHERE s.setdatabase = d.oid), has_database_privilege('stranger', d.oid, 'CREATE'), \
+                NOT d.datistemplate AND d.datallowconn AND d.datconnlimit = -1 AND has_database_privilege('stranger', d.oid, 'CONNECT') \
+         FROM pg_database d WHERE d.datname = $1",
+    )
+    .bind(database)
+    .fetch_one(&mut c)
+    .await
+    .unwrap();
+    assert_eq!((settings, rights, is_plain), (0, false, true));
+    run(&mut c, &format!("DROP DATABASE {database}")).await;
+    run(&mut c, "DROP ROLE stranger").await;
+
     // One that is finished has no lock of the dump's in its way.
     let (mut session, plan) = loaded(&scene.engine, PREPARED).await;
     let finished = session.finish(&proof, &CancellationToken::new()).await.unwrap();

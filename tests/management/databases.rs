@@ -52,7 +52,7 @@ async fn a_url_goes_in_and_only_where_it_leads_comes_out() {
 async fn what_is_wrong_is_told_with_the_fields_name() {
     let api = TestApi::new().await;
     let olga = operator(&api);
-    for name in ["", "..", "../x", "a/b", "-x", ".x", "a b", &"x".repeat(64)] {
+    for name in ["", "..", "../x", "a/b", "-x", ".x", "a b", &"x".repeat(64), "holdfast-control-plane"] {
         assert_eq!(add(&api, name, "postgres://u@h/d").await.problem(422), "request.name", "{name:?}");
     }
     assert_eq!(add(&api, "a\0", "postgres://u@h/d").await.problem(422), "request.value");

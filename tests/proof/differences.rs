@@ -320,6 +320,10 @@ async fn every_single_difference_is_found_and_named_and_none_is_told_without() {
                 None => missed.push(beginning),
             }
         }
+        // From PostgreSQL 18 on it is a constraint with a name as well.
+        if sql.ends_with(" DROP NOT NULL") {
+            told.retain(|line| !line.starts_with("constraint accounts_name_not_null "));
+        }
         if !missed.is_empty() || !told.is_empty() {
             wrong.push(format!("{sql}\n    missed: {missed:?}\n    told: {all:#?}"));
         }

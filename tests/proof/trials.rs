@@ -149,6 +149,7 @@ impl Worker {
             .env("HOLDFAST_WORKER_LEASE_SECONDS", "2")
             .env("HOLDFAST_WORKER_POLL_SECONDS", "1")
             .env("HOLDFAST_WORKER_BACKOFF_SECONDS", "1")
+            .envs(crate::support::matrix_clients().map(|directory| ("HOLDFAST_TOOLS_DIRECTORIES", directory)))
             .env("HOLDFAST_RESTORE_ALLOW_VULNERABLE_CLIENTS", crate::support::allows_vulnerable_clients().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -282,6 +283,27 @@ async fn what_a_schema_needs_is_warned_of_when_it_is_dumped_and_an_extension_is_
     let (job, backup) = tried(&test, &backup).await;
     assert_eq!((job.status.as_str(), job.attempts), ("failed", 1));
     assert!(backup.differences.as_ref().unwrap().to_string().contains("verify.needs_outside"));
+    // By the clock nothing is begun that could only fail: its turn comes, and why it is passed over is written down.
+    let passed = test.backup(export("bound")).await;
+    sqlx::query("UPDATE control_plane.backups SET tried_at = now() WHERE id <> $1")
+        .bind(passed.id)
+        .execute(&test.app.pool)
+        .await
+        .unwrap();
+    assert!(!schedule::try_next(&test.app).await.unwrap());
+    let passed = again(&test, &passed).await;
+    let told = passed.differences.unwrap().to_string();
+    assert!(
+        told.contains("verify.needs_outside") && told.contains("platform.plans") && told.contains("target.schema"),
+        "{told}"
+    );
+    let jobs: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM control_plane.jobs WHERE type = 'verify_backup' AND created_by = 'system:trials'",
+    )
+    .fetch_one(&test.app.pool)
+    .await
+    .unwrap();
+    assert_eq!((jobs, passed.proved_at), (0, None));
     // Where what it needs is, it comes back.
     let job = test.restore(&backup).await;
     assert_eq!(job.result.as_ref().map(|r| &r["outcome"]), Some(&json!("verified")), "{:?}", job.error_message);

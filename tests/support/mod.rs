@@ -84,7 +84,8 @@ pub fn allows_vulnerable_clients() -> bool {
     matrix_clients().is_some()
 }
 
-fn matrix_clients() -> Option<PathBuf> {
+/// The clients of `scripts/test-versions`.
+pub fn matrix_clients() -> Option<PathBuf> {
     std::env::var_os("HOLDFAST_TEST_CLIENTS").map(PathBuf::from)
 }
 

@@ -7,11 +7,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Transaction};
 use super::{Found, Run, altered, existing_roles, objects, older};
 use crate::{
     manifest::{DumpScope, ObjectOwnership},
-    postgres::{inspect::server_version, quote::ident},
+    postgres::{inspect::server_version, locks::LockTable, quote::ident},
 };
-
-/// About how many locks one transaction takes here.
-const PART: i64 = 500;
 
 /// Does the larger part of [`apply`](super::apply)'s work in several transactions, so that it needs few locks at once; `apply` afterwards
 /// finds little to do and tells what differs. The schemas themselves are left to it, so that owners have no way in before. Does nothing where
@@ -30,6 +27,7 @@ pub async fn apply_in_parts(
     let recorded: HashMap<(&str, &str), &ObjectOwnership> =
         ownership.iter().map(|o| ((o.kind.as_str(), o.identity.as_str()), o)).collect();
     let mut run = Run { roles: existing_roles(c).await?, ..Run::default() };
+    let most = LockTable::look(c).await?.part();
     let waiting = Waiting::of(scope, waits);
     let mut tx = waiting.begin(c).await?;
     let before = objects(&mut tx, scope).await?;
@@ -37,7 +35,7 @@ pub async fn apply_in_parts(
         .fetch_one(&mut *tx)
         .await?;
     tx.rollback().await?;
-    if before.iter().map(|f| f.locks).sum::<i64>() <= PART || !altered(&before, &recorded, &mut run).is_empty() {
+    if before.iter().map(|f| f.locks).sum::<i64>() <= most || !altered(&before, &recorded, &mut run).is_empty() {
         return Ok(());
     }
     if !superuser {
@@ -52,7 +50,7 @@ pub async fn apply_in_parts(
         }
         waiting.commit(tx).await?;
     }
-    for part in parts(&before) {
+    for part in parts(&before, most) {
         let mut tx = waiting.begin(c).await?;
         for found in part {
             if let Some(wanted) = recorded.get(&found.key()) {
@@ -64,7 +62,7 @@ pub async fn apply_in_parts(
     let mut tx = waiting.begin(c).await?;
     let owned = objects(&mut tx, scope).await?;
     tx.rollback().await?;
-    for part in parts(&owned) {
+    for part in parts(&owned, most) {
         let mut tx = waiting.begin(c).await?;
         for found in part {
             if let Some(wanted) = recorded.get(&found.key()) {
@@ -76,11 +74,11 @@ pub async fn apply_in_parts(
     Ok(())
 }
 
-/// Everything but the schemas, by what one transaction should take.
-fn parts(found: &[Found]) -> Vec<Vec<&Found>> {
+/// Everything but the schemas, by what one transaction should take: about `most` locks.
+fn parts(found: &[Found], most: i64) -> Vec<Vec<&Found>> {
     let (mut parts, mut taken) = (vec![Vec::new()], 0);
     for object in found.iter().filter(|f| f.alter_word != "SCHEMA") {
-        if taken > 0 && taken + object.locks > PART {
+        if taken > 0 && taken + object.locks > most {
             parts.push(Vec::new());
             taken = 0;
         }
