@@ -1,7 +1,9 @@
 -- The days of all projects together, for the overview of whoever reaches everything: 1,000 projects have 90,000 rows of ninety days.
 
 -- Writers wait from here on, in the order in which they take these locks, so that none of them meets this migration half way.
-LOCK TABLE control_plane.backups, control_plane.backup_days IN SHARE ROW EXCLUSIVE MODE;
+-- What the indexes' end needs is taken at once: a lock that grew would meet another's half way.
+LOCK TABLE control_plane.backups IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE control_plane.backup_days IN SHARE ROW EXCLUSIVE MODE;
 
 -- Days were read from these until 0020.
 DROP INDEX IF EXISTS control_plane.idx_backups_days, control_plane.idx_backups_project_days;

@@ -18,8 +18,8 @@ crate::artifact::words! {
     }
 }
 
-/// The meaning of digests and facts that this code writes. Those of another version are not compared.
-pub const VERSION: u32 = 1;
+/// The meaning of digests and facts that this code writes. Version 1 had the columns of each row in the order of their names.
+pub const VERSION: u32 = 2;
 
 /// What was found in the snapshot beside the counts that every manifest has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,12 +42,23 @@ pub struct Proof {
     pub disk_bytes: u64,
 }
 
+impl Proof {
+    /// Whether this code knows what it means. What a newer one writes is not compared.
+    pub fn is_known(&self) -> bool {
+        self.version <= VERSION
+    }
+}
+
 /// A digest of a table's rows that does not depend on their order: the sum, modulo 2^256, of the SHA-256 of each row's line in
-/// `COPY … TO STDOUT` with the columns in the order of their names.
+/// `COPY … TO STDOUT`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RowsDigest {
     pub schema: String,
     pub table: String,
+    /// In their order in the lines, where a restored table may have them in another. None: in the table's own order, which is that of a plain
+    /// dump; in version 1 in the order of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     pub sha256_sum: Sha256Digest,
 }
 

@@ -2,6 +2,7 @@
 
 mod corpora;
 mod differences;
+mod dumped;
 mod embedded;
 mod hostile;
 mod large_objects;

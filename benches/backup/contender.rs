@@ -53,7 +53,7 @@ impl fmt::Display for Contender {
 }
 
 impl Contender {
-    pub fn all() -> [Self; 8] {
+    pub fn all() -> [Self; 9] {
         use Contender::*;
         [
             Floor,
@@ -62,6 +62,7 @@ impl Contender {
             Zstd,
             Holdfast(Compression::Gzip, Encryption::None, ProofLevel::Counts),
             Holdfast(Compression::Zstd, Encryption::None, ProofLevel::Counts),
+            Holdfast(Compression::Zstd, Encryption::Age, ProofLevel::Off),
             Holdfast(Compression::Zstd, Encryption::Age, ProofLevel::Counts),
             Holdfast(Compression::Zstd, Encryption::Age, ProofLevel::Full),
         ]

@@ -32,8 +32,30 @@ pub const SLOW_S3_ARGUMENT: &str = "--slow-s3-server";
 pub const LINE_ARGUMENT: &str = "--slow-line";
 pub const TELEGRAM_ARGUMENT: &str = "--telegram-stand-in";
 
-/// What the slow S3 server takes in a second, of each request: less than the database gives.
-const SLOW_BYTES_PER_SECOND: u64 = 10_000_000;
+/// An S3 server that takes so much in a second, of each request.
+struct Slow {
+    megabytes: u64,
+    /// The lines of the table.
+    finished: &'static str,
+    streamed: &'static str,
+    holdfast: &'static str,
+}
+
+/// One that is slower than the database all the time, and one that is slower while rows pass that compress badly and quicker while the others do.
+const SLOW: [Slow; 2] = [
+    Slow {
+        megabytes: 10,
+        finished: "`aws s3 cp` of the finished file, 1 part at a time, to 10 MB/s",
+        streamed: "`pg_dump \\| zstd -1 \\| aws s3 cp -`, 1 part at a time, to 10 MB/s",
+        holdfast: "Holdfast to S3 of 10 MB/s, 1 part in flight",
+    },
+    Slow {
+        megabytes: 40,
+        finished: "`aws s3 cp` of the finished file, 1 part at a time, to 40 MB/s",
+        streamed: "`pg_dump \\| zstd -1 \\| aws s3 cp -`, 1 part at a time, to 40 MB/s",
+        holdfast: "Holdfast to S3 of 40 MB/s, 1 part in flight",
+    },
+];
 
 /// One line of the table: each round's wall time, and the largest memory of all rounds.
 pub struct Line {
@@ -50,12 +72,14 @@ pub struct Line {
 const FLOOR: &str = "`pg_dump -Fp > /dev/null`";
 const BESIDE: &str = "the floor beside `aws s3 cp`";
 const LINE: &str = "`pg_dump -Fp > /dev/null` over a slow line";
-const SLOW: &str = "`aws s3 cp`, 1 part at a time, to a slow server";
 
 /// Runs everything `rounds` times, in turns. Without the S3 client its line is missing.
 pub async fn measure(server: &Server, directory: &Path, rounds: usize) -> Result<Vec<Line>> {
     let s3 = Service::start(S3_ARGUMENT)?;
-    let slow = Service::start(SLOW_S3_ARGUMENT)?;
+    let slow = SLOW
+        .iter()
+        .map(|slow| Ok((slow, Service::start_with(SLOW_S3_ARGUMENT, &[&slow.megabytes.to_string()])?)))
+        .collect::<Result<Vec<_>>>()?;
     let telegram = Service::start(TELEGRAM_ARGUMENT)?;
     let near = server.info();
     let line = Service::start_with(LINE_ARGUMENT, &[&near.host, &near.port.to_string()])?;
@@ -93,9 +117,18 @@ pub async fn measure(server: &Server, directory: &Path, rounds: usize) -> Result
             let name = "`aws s3 cp` of the finished file";
             let (wall, usages) = pipeline(vec![client(&s3.said[0], &finished, round)], None, None)?;
             add(name, name, wall, usages.first().copied().unwrap_or_default(), None);
-            let (wall, usages) =
-                pipeline(vec![one_part_at_a_time(client(&slow.said[0], &finished, round), directory)?], None, None)?;
-            add(SLOW, SLOW, wall, usages.first().copied().unwrap_or_default(), None);
+            for (slow, server_of_it) in &slow {
+                let endpoint = &server_of_it.said[0];
+                let finished = one_part_at_a_time(client(endpoint, &finished, round), directory)?;
+                let (wall, usages) = pipeline(vec![finished], None, None)?;
+                add(slow.finished, slow.finished, wall, usages.first().copied().unwrap_or_default(), None);
+                let mut zstd = Command::new("zstd");
+                zstd.args(["-1", "-q"]);
+                let streamed = one_part_at_a_time(client(endpoint, Path::new("-"), round), directory)?;
+                let (wall, usages) =
+                    pipeline(vec![server.pg_dump(tenant::SCHEMA, "plain"), zstd, streamed], None, None)?;
+                add(slow.streamed, slow.finished, wall, usages.last().copied().unwrap_or_default(), None);
+            }
             // On a machine that the server shares, database and storage work for the same processors: together they need this long.
             let (floor, copied) = std::thread::scope(|scope| {
                 let copying = scope.spawn(|| pipeline(vec![client(&s3.said[0], &finished, round)], None, None));
@@ -107,14 +140,15 @@ pub async fn measure(server: &Server, directory: &Path, rounds: usize) -> Result
         }
         fs::remove_file(&finished)?;
         let part = holdfast_process::S3_PART.0;
-        for (name, bound, place, in_flight) in [
+        let mut places = vec![
             ("Holdfast to S3, 1 part in flight", BESIDE, s3_place(&s3, 1), part),
             ("Holdfast to S3, 4 parts in flight", BESIDE, s3_place(&s3, 4), 4 * part),
-            ("Holdfast to a slow S3 server, 1 part in flight", SLOW, s3_place(&slow, 1), part),
             ("Holdfast to the stand-in of Telegram", FLOOR, chat.clone(), 19 << 20),
-        ] {
+        ];
+        places.extend(slow.iter().map(|(slow, server)| (slow.holdfast, slow.finished, s3_place(server, 1), part)));
+        for (name, bound, place, in_flight) in places {
             order.place = place;
-            order.name = format!("backup-{round}-{}", name.replace([' ', ','], "-"));
+            order.name = format!("backup-{round}-{}", name.replace([' ', ',', '/'], "-"));
             let (wall, usage, _) = holdfast_process::run(&order)?;
             add(name, bound, wall, usage, Some(in_flight));
         }
@@ -130,7 +164,7 @@ pub async fn measure(server: &Server, directory: &Path, rounds: usize) -> Result
             ("Holdfast over that line to the stand-in of Telegram", chat.clone(), 19 << 20),
         ] {
             order.place = place;
-            order.name = format!("backup-{round}-{}", name.replace([' ', ','], "-"));
+            order.name = format!("backup-{round}-{}", name.replace([' ', ',', '/'], "-"));
             let (wall, usage, _) = holdfast_process::run(&order)?;
             add(name, LINE, wall, usage, Some(in_flight));
         }
@@ -197,12 +231,14 @@ pub async fn s3_main() -> Result<()> {
     until_told().await
 }
 
-/// The process of an S3 server behind a slow line.
+/// The process of an S3 server behind a line that passes as many megabytes in a second as follow the argument.
 pub async fn slow_s3_main() -> Result<()> {
+    let megabytes: u64 =
+        std::env::args().skip_while(|argument| argument != SLOW_S3_ARGUMENT).nth(1).context("no rate")?.parse()?;
     let server = s3_server::S3Server::start().await;
     let upstream = server.endpoint().trim_start_matches("http://").parse()?;
     let proxy = FaultyProxy::start(upstream).await;
-    proxy.inject(Fault::Slow { bytes_per_second: SLOW_BYTES_PER_SECOND }, |_| true, usize::MAX);
+    proxy.inject(Fault::Slow { bytes_per_second: megabytes * 1_000_000 }, |_| true, usize::MAX);
     println!("{}", proxy.url().as_str().trim_end_matches('/'));
     until_told().await
 }

@@ -267,27 +267,62 @@ pub async fn descending_sequences<'a>(
     .await
 }
 
-/// Every ordinary table as schema and name, with the columns that a dump has rows for, quoted and in the order of their names: that of a
-/// restored child of another table may be another than it was.
+/// An ordinary table, and what a dump writes of its rows.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct TableColumns {
+    pub schema: String,
+    pub table: String,
+    /// Those that rows have in a dump: not what is generated.
+    pub columns: Vec<String>,
+    /// Whether a restored one may have them in another order: an inheritor's own come after those of its parents.
+    pub order_may_change: bool,
+    /// The partitioned table, quoted, under whose name `pg_dump` writes its rows, because they may belong to another of its partitions after
+    /// a restore: the hash of an enum's label is not the same in two databases. Source: `getPartitioningInfo` and `forcePartitionRootLoad` in
+    /// PostgreSQL's `pg_dump.c`.
+    pub root: Option<String>,
+}
+
+/// The order of columns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ColumnOrder {
+    /// As the table has them, and its dump.
+    OfTable,
+    /// By the bytes of their names.
+    ByName,
+}
+
+/// Every ordinary table, with its columns in this order.
 pub async fn table_columns<'a>(
     connection: &mut PgConnection,
     selection: impl Into<Selection<'a>>,
-) -> Result<Vec<(String, String, Vec<String>)>, sqlx::Error> {
+    order: ColumnOrder,
+) -> Result<Vec<TableColumns>, sqlx::Error> {
     let selection = selection.into();
     let tables = relations(connection, selection, &["r"]).await?;
     let namespaces = namespaces(connection, selection).await?;
-    let columns: Vec<(String, String, Vec<String>)> = sqlx::query_as(
-        "SELECT n.nspname::text, c.relname::text, ARRAY( \
-             SELECT pg_catalog.quote_ident(a.attname::text) FROM pg_catalog.pg_attribute a \
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attname) \
+    let columns: Vec<TableColumns> = sqlx::query_as(
+        "SELECT n.nspname::text AS schema, c.relname::text AS \"table\", ARRAY( \
+             SELECT a.attname::text FROM pg_catalog.pg_attribute a \
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
+             ORDER BY CASE WHEN $2 THEN a.attname END, a.attnum) AS columns, \
+             NOT c.relispartition AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) AS order_may_change, \
+             (SELECT pg_catalog.format('%I.%I', s.nspname, r.relname) \
+              FROM pg_catalog.pg_class r JOIN pg_catalog.pg_namespace s ON s.oid = r.relnamespace \
+              WHERE c.relispartition AND r.oid = pg_catalog.pg_partition_root(c.oid) \
+                AND EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(c.oid) a(oid) \
+                    JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = a.oid \
+                    JOIN pg_catalog.pg_opclass o ON o.oid = ANY (p.partclass) JOIN pg_catalog.pg_am m ON m.oid = o.opcmethod \
+                    WHERE o.opcname = 'enum_ops' AND o.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace AND m.amname = 'hash')) \
+                 AS root \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relnamespace = ANY ($1) AND c.relkind = 'r' ORDER BY 1, 2",
     )
     .bind(namespaces)
+    .bind(order == ColumnOrder::ByName)
     .fetch_all(connection)
     .await?;
     let wanted: std::collections::HashSet<_> = tables.iter().map(|(schema, table)| (schema, table)).collect();
-    Ok(columns.into_iter().filter(|(schema, table, _)| wanted.contains(&(schema, table))).collect())
+    Ok(columns.into_iter().filter(|columns| wanted.contains(&(&columns.schema, &columns.table))).collect())
 }
 
 /// Bytes on disk of tables and indexes, as the last VACUUM or ANALYZE saw them: takes no locks.

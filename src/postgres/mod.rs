@@ -11,3 +11,4 @@ pub mod quote;
 mod requirements;
 pub mod rights;
 pub mod tools;
+pub mod value_text;

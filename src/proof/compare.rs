@@ -7,12 +7,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Surroundings;
+use super::{Surroundings, row_sum::RowSum};
 use crate::{
     artifact::Sha256Digest,
     manifest::{DatabaseContent, SequenceValue, TableRows},
     postgres::quote::ident,
-    proof_record::{Defined, ProofLevel, RowsDigest, VERSION},
+    proof_record::{Defined, ProofLevel, RowsDigest},
 };
 
 /// Most differences that are told one by one: a wrong schema differs everywhere.
@@ -60,6 +60,8 @@ pub(super) struct Found {
     pub table_count: u64,
     pub tables: Vec<TableRows>,
     pub rows: Vec<RowsDigest>,
+    /// Partitions between which rows may move in a restore, by schema and name, and the table that they are parts of.
+    pub roots: BTreeMap<(String, String), String>,
     pub sequences: Vec<SequenceValue>,
     /// Sequences that count down, by schema and name.
     pub descending: Vec<(String, String)>,
@@ -74,8 +76,7 @@ pub const TOO_MANY: &str = "number of definitions";
 
 pub(super) fn compare(content: &DatabaseContent, found: &Found, surroundings: Surroundings) -> Vec<Difference> {
     let mut differences = Vec::new();
-    let definition =
-        content.proof.as_ref().filter(|proof| proof.version == VERSION).map(|proof| proof.definition.as_slice());
+    let definition = content.proof.as_ref().filter(|proof| proof.is_known()).map(|proof| proof.definition.as_slice());
     let definition = definition.filter(|definition| !definition.is_empty());
     let level = content.proof.as_ref().map_or(ProofLevel::Counts, |proof| proof.level);
     if found.table_count != content.table_count {
@@ -140,24 +141,47 @@ fn rows(content: &DatabaseContent, found: &Found, differences: &mut Vec<Differen
     };
     let recorded = digests(content.proof.as_ref().map_or(&[], |proof| proof.rows.as_slice()));
     let now = digests(&found.rows);
+    let mut trees: BTreeMap<&String, [RowSum; 2]> = BTreeMap::new();
     for table in &content.tables {
         let object = name(&table.schema, &table.table);
-        match counts.get(&(&table.schema, &table.table)) {
-            None => differences.push(missing(object)),
-            Some(rows) if *rows != table.rows => differences.push(changed(object, "rows", table.rows, rows)),
-            Some(_) => {
-                let key = (table.schema.clone(), table.table.clone());
-                if let (Some(expected), Some(digest)) = (recorded.get(&key), now.get(&key))
-                    && expected != digest
-                {
-                    differences.push(changed(object, "content", expected, digest));
-                }
-            }
+        let key = (table.schema.clone(), table.table.clone());
+        let Some(rows) = counts.get(&(&table.schema, &table.table)) else {
+            differences.push(missing(object));
+            continue;
+        };
+        let both = recorded.get(&key).zip(now.get(&key));
+        if let Some(root) = found.roots.get(&key) {
+            let [then, today] = trees.entry(root).or_default();
+            // Where only counts are known, they are compared.
+            let (expected, digest) = both.map_or((Sha256Digest([0; 32]), Sha256Digest([0; 32])), |(a, b)| (*a, *b));
+            then.add_table(table.rows, expected);
+            today.add_table(*rows, digest);
+        } else {
+            of_rows(object, (table.rows, *rows), both, differences);
         }
+    }
+    for (root, [then, today]) in trees {
+        let object = format!("table {root} with its partitions by hash");
+        of_rows(object, (then.rows, today.rows), Some((&then.digest(), &today.digest())), differences);
     }
     let expected: BTreeSet<_> = content.tables.iter().map(|t| (&t.schema, &t.table)).collect();
     let extra = found.tables.iter().filter(|t| !expected.contains(&(&t.schema, &t.table)));
     differences.extend(extra.map(|t| unexpected(name(&t.schema, &t.table))));
+}
+
+fn of_rows(
+    object: String,
+    (expected, found): (u64, u64),
+    digests: Option<(&Sha256Digest, &Sha256Digest)>,
+    differences: &mut Vec<Difference>,
+) {
+    if expected != found {
+        differences.push(changed(object, "rows", expected, found));
+    } else if let Some((expected, found)) = digests
+        && expected != found
+    {
+        differences.push(changed(object, "content", expected, found));
+    }
 }
 
 /// Sequences keep to no snapshot: the dump holds a value between those of its beginning and its end.
@@ -259,6 +283,10 @@ fn definitions(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        manifest::{DumpScope, Requirements},
+        proof_record::{Proof, VERSION},
+    };
 
     fn object(kind: &str, name: &str, facts: &[(&str, &str)]) -> Defined {
         let facts = facts.iter().map(|(what, text)| ((*what).to_owned(), (*text).to_owned())).collect();
@@ -272,6 +300,79 @@ mod tests {
     }
 
     const SAME: (u32, u32) = (150_000, 150_020);
+
+    #[test]
+    fn rows_that_moved_between_partitions_are_no_difference_and_those_that_are_lost_are() {
+        let digest = |text: &str| {
+            let mut sum = RowSum::default();
+            text.chars().for_each(|row| sum.add_line(row.to_string().as_bytes()));
+            (sum.rows, sum.digest())
+        };
+        let tables = |texts: [&str; 3]| {
+            let each = ["a", "b", "other"].into_iter().zip(texts).map(|(table, text)| {
+                let ((rows, sha256_sum), schema, table) = (digest(text), "t".to_owned(), table.to_owned());
+                let columns = Vec::new();
+                (
+                    TableRows { schema: schema.clone(), table: table.clone(), rows },
+                    RowsDigest { schema, table, columns, sha256_sum },
+                )
+            });
+            each.unzip::<_, _, Vec<_>, Vec<_>>()
+        };
+        let (counted, digests) = tables(["xy", "z", "k"]);
+        let proof = Proof {
+            version: VERSION,
+            level: ProofLevel::Full,
+            encoding: "UTF8".to_owned(),
+            rows: digests,
+            definition_sha256: None,
+            definition: Vec::new(),
+            moved_sequences: Vec::new(),
+            disk_bytes: 0,
+        };
+        let content = DatabaseContent {
+            scope: DumpScope::Schema { schema: "t".to_owned() },
+            partial: None,
+            server_version: 0,
+            tool_version: 0,
+            table_count: 0,
+            row_count: 4,
+            tables: counted,
+            sequences: Vec::new(),
+            ownership: Vec::new(),
+            requirements: Requirements::default(),
+            proof: Some(proof),
+        };
+        let roots: BTreeMap<_, _> =
+            ["a", "b"].map(|table| (("t".to_owned(), table.to_owned()), "t.root".to_owned())).into();
+        for (texts, expected) in [
+            (["xy", "z", "k"], &[][..]),
+            (["", "zyx", "k"], &[]),
+            (["x", "z", "k"], &["table t.root with its partitions by hash has 2 rows instead of 3"]),
+            (["xx", "z", "k"], &["table t.root with its partitions by hash has other rows"]),
+            (
+                ["x", "z", "ky"],
+                &["table t.other has 2 rows instead of 1", "table t.root with its partitions by hash has 2"],
+            ),
+        ] {
+            let (tables, rows) = tables(texts);
+            let found = Found {
+                server_version: 0,
+                table_count: 0,
+                tables,
+                rows,
+                roots: roots.clone(),
+                sequences: Vec::new(),
+                descending: Vec::new(),
+                definition: None,
+            };
+            let mut differences = Vec::new();
+            super::rows(&content, &found, &mut differences);
+            let told = told(&differences);
+            assert_eq!(told.len(), expected.len(), "{told:?}");
+            assert!(told.iter().zip(expected).all(|(line, begin)| line.starts_with(begin)), "{told:?}");
+        }
+    }
 
     #[test]
     fn a_table_that_is_gone_is_told_once_and_a_column_with_a_dot_in_its_name_is_told() {

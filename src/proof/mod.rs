@@ -6,19 +6,28 @@
 
 mod compare;
 mod definition;
+mod dumped;
 mod expression;
+mod lines;
+mod row_sum;
 mod rows;
+
+use std::collections::HashSet;
 
 use sqlx::PgConnection;
 
-pub use self::compare::{Difference, FURTHER, TOO_MANY, told};
+use self::dumped::Told;
+pub use self::{
+    compare::{Difference, FURTHER, TOO_MANY, told},
+    dumped::DumpedRows,
+};
 use crate::{
     manifest::{DatabaseContent, DumpScope, Requirements, SequenceValue, TableRows},
     postgres::{
-        inspect::{self, Selection},
-        quote::literal,
+        inspect::{self, ColumnOrder, Selection},
+        value_text,
     },
-    proof_record::{Proof, ProofLevel, RowsDigest, VERSION},
+    proof_record::{Proof, ProofLevel, VERSION},
 };
 
 /// Settings by which the server writes the same value as the same text, whatever its role, database and configuration prefer. Those of
@@ -47,6 +56,8 @@ pub struct Taken {
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     pub level: ProofLevel,
+    /// Whether the dump's own lines will tell the digests, by [`complete`]: here the rows are only counted.
+    pub rows_are_dumped: bool,
     /// Everything that is dumped.
     pub whole: Selection<'a>,
     /// The tables whose rows are dumped.
@@ -71,8 +82,8 @@ pub async fn take(connection: &mut PgConnection, request: Request<'_>) -> Result
     let definition_sha256 = (!definition.is_empty()).then(|| definition::digest(&definition));
     let (tables, rows) = match request.level {
         ProofLevel::Off => (Vec::new(), Vec::new()),
-        ProofLevel::Counts => (inspect::table_rows(connection, request.filled).await?, Vec::new()),
-        ProofLevel::Full => read_rows(connection, request.filled, &encoding).await?,
+        ProofLevel::Full if !request.rows_are_dumped => rows::read(connection, request.filled, &encoding, None).await?,
+        ProofLevel::Counts | ProofLevel::Full => (inspect::table_rows(connection, request.filled).await?, Vec::new()),
     };
     let proof = Proof {
         version: VERSION,
@@ -87,20 +98,65 @@ pub async fn take(connection: &mut PgConnection, request: Request<'_>) -> Result
     Ok(Taken { tables, proof })
 }
 
-async fn read_rows(
+/// The tables whose rows a plain dump's own lines will tell, if `pg_dump`'s session writes each value as ours does; `None`: they have to be
+/// read. On a connection with these [`SETTINGS`].
+pub async fn dumped_rows(
     connection: &mut PgConnection,
-    selection: Selection<'_>,
+    filled: Selection<'_>,
     encoding: &str,
-) -> Result<(Vec<TableRows>, Vec<RowsDigest>), sqlx::Error> {
-    let read = rows::read(connection, selection, encoding).await?;
-    Ok(read
-        .into_iter()
-        .map(|table| {
-            let (schema, name) = (table.schema, table.table);
-            let digest = RowsDigest { schema: schema.clone(), table: name.clone(), sha256_sum: table.sum };
-            (TableRows { schema, table: name, rows: table.rows }, digest)
-        })
-        .unzip())
+) -> Result<Option<DumpedRows>, sqlx::Error> {
+    if !value_text::is_the_same_by_default(connection, filled).await? {
+        return Ok(None);
+    }
+    let tables = inspect::table_columns(connection, filled, ColumnOrder::OfTable).await?;
+    Ok(Some(DumpedRows::of(tables, encoding)))
+}
+
+/// A table of which a dump has other rows than its snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotWhole {
+    pub schema: String,
+    pub table: String,
+    pub dumped: u64,
+    pub rows: u64,
+}
+
+/// Gives `proof` the digests of what was counted: by the dump's lines, and where they do not tell beyond doubt by reading, still inside the
+/// snapshot. What the lines say is held against the counts, which know nothing of the dump.
+///
+/// # Errors
+/// The database cannot be read. The inner one: the dump does not hold what its snapshot holds.
+pub async fn complete(
+    connection: &mut PgConnection,
+    filled: Selection<'_>,
+    counted: &[TableRows],
+    dumped: &mut DumpedRows,
+    proof: &mut Proof,
+) -> Result<Result<(), NotWhole>, sqlx::Error> {
+    let mut unknown = HashSet::new();
+    for TableRows { schema, table, rows } in counted {
+        let not_whole =
+            |dumped| Ok(Err(NotWhole { schema: schema.clone(), table: table.clone(), dumped, rows: *rows }));
+        match dumped.take(schema, table) {
+            Told::Rows(_, sum) if sum.rows != *rows => return not_whole(sum.rows),
+            Told::Missing if *rows > 0 => return not_whole(0),
+            Told::Rows(table, sum) => proof.rows.push(rows::digest(table, &sum)),
+            Told::Missing | Told::Unclear => drop(unknown.insert((schema.clone(), table.clone()))),
+        }
+    }
+    if !unknown.is_empty() {
+        tracing::info!(
+            tables = unknown.len(),
+            "rows are read a second time: the dump's own lines do not tell of them beyond doubt"
+        );
+        for table in inspect::table_columns(connection, filled, ColumnOrder::OfTable).await? {
+            if unknown.contains(&(table.schema.clone(), table.table.clone())) {
+                let sum = rows::read_table(connection, &table, &proof.encoding).await?;
+                proof.rows.push(rows::digest(table, &sum));
+            }
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// What a sequence reads now and read before, where that is not the same: for the end of a dump.
@@ -121,12 +177,12 @@ pub async fn differences(
 ) -> Result<Vec<Difference>, sqlx::Error> {
     sqlx::raw_sql(SETTINGS).execute(&mut *connection).await?;
     let selection = Selection::from(scope);
-    let known = content.proof.as_ref().filter(|proof| proof.version == VERSION);
+    let known = content.proof.as_ref().filter(|proof| proof.is_known());
     let level = content.proof.as_ref().map_or(ProofLevel::Counts, |proof| proof.level);
     let is_full = known.is_some_and(|proof| proof.level == ProofLevel::Full);
     let (tables, rows) = match known {
         _ if level == ProofLevel::Off => (Vec::new(), Vec::new()),
-        Some(proof) if is_full => read_rows(connection, selection, &proof.encoding).await?,
+        Some(proof) if is_full => rows::read(connection, selection, &proof.encoding, Some(proof)).await?,
         _ => (inspect::table_rows(connection, selection).await?, Vec::new()),
     };
     let definition = match known {
@@ -135,6 +191,8 @@ pub async fn differences(
         }
         _ => Some(Vec::new()),
     };
+    let roots = inspect::table_columns(connection, selection, ColumnOrder::OfTable).await?;
+    let roots = roots.into_iter().filter_map(|table| Some(((table.schema, table.table), table.root?))).collect();
     let found = compare::Found {
         server_version: inspect::server_version(connection).await?,
         table_count: inspect::table_count(connection, selection).await?,
@@ -142,6 +200,7 @@ pub async fn differences(
         descending: inspect::descending_sequences(connection, selection).await?,
         tables,
         rows,
+        roots,
         definition,
     };
     Ok(compare::compare(content, &found, surroundings))
@@ -153,11 +212,4 @@ pub fn in_words(found: Result<Vec<Difference>, sqlx::Error>) -> Vec<String> {
         Ok(differences) => told(&differences),
         Err(error) => vec![format!("what was restored could not be compared: {error}")],
     }
-}
-
-/// A `COPY` that reads these columns of a table, by output functions alone.
-fn copy_statement(table: &str, columns: &[String], encoding: &str) -> String {
-    // Without any column the list cannot be written, and is not needed.
-    let list = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
-    format!("COPY {table}{list} TO STDOUT (ENCODING {})", literal(encoding))
 }

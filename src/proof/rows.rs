@@ -1,133 +1,112 @@
-//! The digest of a table's rows.
+//! Rows read from the database, where no dump's own lines tell of them.
 //!
-//! The server could compute it (`sha256(ROW(t.*)::text)`, summed), which would spare the network a second copy of the rows. It is computed
-//! here, from `COPY … TO STDOUT`, because that evaluates no expression at all, needs nothing of the server but what `pg_dump` needs too (a row
-//! that cannot be read this way cannot be dumped either), costs the server a quarter of the processor time (most of the rest goes into turning
-//! digests into numbers: docs/proof.md), and can be repeated by anybody from a plain dump with standard tools. Both read the same pages at the same time, so the disk is read about once.
+//! The server could compute the digests (`sha256(ROW(t.*)::text)`, summed), which would spare the network the rows. They are computed here, from
+//! `COPY … TO STDOUT`, because that evaluates no expression at all, needs nothing of the server but what `pg_dump` needs too (a row that
+//! cannot be read this way cannot be dumped either), costs the server a quarter of the processor time (most of the rest goes into turning
+//! digests into numbers: docs/proof.md), and is what a plain dump holds.
+
+use std::collections::HashMap;
 
 use futures::TryStreamExt as _;
-use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 
+use super::{
+    lines::{Line, Lines},
+    row_sum::RowSum,
+};
 use crate::{
-    artifact::Sha256Digest,
+    manifest::TableRows,
     postgres::{
-        inspect::{self, Selection},
-        quote::qualified,
+        inspect::{self, ColumnOrder, Selection, TableColumns},
+        quote::{ident, literal, qualified},
     },
+    proof_record::{Proof, RowsDigest},
 };
 
-/// What was read of one table.
-pub(super) struct ReadTable {
-    pub schema: String,
-    pub table: String,
-    pub rows: u64,
-    pub sum: Sha256Digest,
-}
-
-/// Reads every ordinary table of the selection. A partitioned table's rows are its partitions'.
+/// Reads every ordinary table of the selection, as it was read for this proof, where there is one. A partitioned table's rows are its partitions'.
 pub(super) async fn read(
     connection: &mut PgConnection,
     selection: Selection<'_>,
     encoding: &str,
-) -> Result<Vec<ReadTable>, sqlx::Error> {
-    let tables = inspect::table_columns(connection, selection).await?;
-    let mut read = Vec::with_capacity(tables.len());
-    for (schema, table, columns) in tables {
-        let statement = super::copy_statement(&qualified(&schema, &table), &columns, encoding);
-        let mut sum = RowSum::default();
-        let mut stream = connection.copy_out_raw(&statement).await?;
-        while let Some(bytes) = stream.try_next().await? {
-            sum.feed(&bytes);
+    proof: Option<&Proof>,
+) -> Result<(Vec<TableRows>, Vec<RowsDigest>), sqlx::Error> {
+    let order = if proof.is_some_and(|proof| proof.version == 1) { ColumnOrder::ByName } else { ColumnOrder::OfTable };
+    let tables = inspect::table_columns(connection, selection, order).await?;
+    let (mut counts, mut digests) = (Vec::with_capacity(tables.len()), Vec::with_capacity(tables.len()));
+    let recorded = proof.map_or(&[][..], |proof| &proof.rows).iter().filter(|digest| !digest.columns.is_empty());
+    let recorded: HashMap<_, _> = recorded.map(|digest| ((&digest.schema, &digest.table), &digest.columns)).collect();
+    for mut table in tables {
+        if let Some(recorded) = recorded.get(&(&table.schema, &table.table)) {
+            reorder(&mut table.columns, recorded);
         }
-        drop(stream);
-        read.push(ReadTable { schema, table, rows: sum.rows, sum: sum.digest() });
+        let sum = read_table(connection, &table, encoding).await?;
+        counts.push(TableRows { schema: table.schema.clone(), table: table.table.clone(), rows: sum.rows });
+        digests.push(digest(table, &sum));
     }
-    Ok(read)
+    Ok((counts, digests))
 }
 
-/// The sum of the digests of lines that come in pieces. Text `COPY` writes a line break inside a value as `\n`, so that one ends a row.
-#[derive(Default)]
-struct RowSum {
-    rows: u64,
-    /// A number of 256 bits, its least significant word first.
-    sum: [u64; 4],
-    /// The beginning of a line whose end has not come.
-    begun: Option<Sha256>,
+/// What is recorded of a table's rows.
+pub(super) fn digest(table: TableColumns, sum: &RowSum) -> RowsDigest {
+    let TableColumns { schema, table, columns, order_may_change, .. } = table;
+    let columns = if order_may_change { columns } else { Vec::new() };
+    RowsDigest { schema, table, columns, sha256_sum: sum.digest() }
 }
 
-impl RowSum {
-    fn feed(&mut self, mut bytes: &[u8]) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            let line = &bytes[..end];
-            let digest = match self.begun.take() {
-                None => Sha256::digest(line),
-                Some(begun) => begun.chain_update(line).finalize(),
-            };
-            self.add(digest.into());
-            bytes = &bytes[end + 1..];
-        }
-        if !bytes.is_empty() {
-            self.begun.get_or_insert_default().update(bytes);
-        }
+/// Puts columns into this order, if they are the same ones.
+fn reorder(columns: &mut Vec<String>, recorded: &[String]) {
+    let sorted = |columns: &[String]| {
+        let mut sorted = columns.to_vec();
+        sorted.sort_unstable();
+        sorted
+    };
+    if sorted(recorded) == sorted(columns) {
+        *columns = recorded.to_vec();
     }
+}
 
-    /// A sum, not an exclusive or: two equal rows must not cancel each other out.
-    fn add(&mut self, digest: [u8; 32]) {
-        self.rows += 1;
-        let mut carry = false;
-        for (word, bytes) in self.sum.iter_mut().zip(digest.as_chunks::<8>().0) {
-            let (with_digest, first) = word.overflowing_add(u64::from_le_bytes(*bytes));
-            let (with_carry, second) = with_digest.overflowing_add(u64::from(carry));
-            (*word, carry) = (with_carry, first || second);
-        }
+/// Reads one table.
+pub(super) async fn read_table(
+    connection: &mut PgConnection,
+    table: &TableColumns,
+    encoding: &str,
+) -> Result<RowSum, sqlx::Error> {
+    let statement = copy_statement(&qualified(&table.schema, &table.table), &table.columns, encoding);
+    let (mut sum, mut lines) = (RowSum::default(), Lines::default());
+    let mut stream = connection.copy_out_raw(&statement).await?;
+    while let Some(bytes) = stream.try_next().await? {
+        lines.feed(&bytes, |line| match line {
+            Line::Whole(line) => sum.add_line(line),
+            Line::Long(line) => sum.add_digested(line),
+        });
     }
+    Ok(sum)
+}
 
-    fn digest(&self) -> Sha256Digest {
-        let mut bytes = [0; 32];
-        for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.sum) {
-            *place = word.to_le_bytes();
-        }
-        Sha256Digest(bytes)
-    }
+/// A `COPY` that reads these columns of a table, by output functions alone.
+fn copy_statement(table: &str, columns: &[String], encoding: &str) -> String {
+    let columns: Vec<String> = columns.iter().map(|column| ident(column)).collect();
+    // Without any column the list cannot be written, and is not needed.
+    let list = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+    format!("COPY {table}{list} TO STDOUT (ENCODING {})", literal(encoding))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sum(pieces: &[&str]) -> (u64, Sha256Digest) {
-        let mut sum = RowSum::default();
-        pieces.iter().for_each(|piece| sum.feed(piece.as_bytes()));
-        (sum.rows, sum.digest())
-    }
-
     #[test]
-    fn order_and_pieces_do_not_matter_but_every_row_counts() {
-        let whole = sum(&["a\tb\nc\td\n\n"]);
-        assert_eq!(whole.0, 3);
-        assert_eq!(sum(&["c\td\n", "\n", "a\tb\n"]), whole);
-        assert_eq!(sum(&["a", "\tb\nc", "\td", "\n\n"]), whole);
-        for other in [&["a\tb\nc\td\n"][..], &["a\tb\nc\te\n\n"], &["a\tb\nc\td\n\n\n"], &["a\tb\na\tb\nc\td\n\n"]] {
-            assert_ne!(sum(other), whole, "{other:?}");
+    fn the_same_columns_are_read_in_the_recorded_order() {
+        for (columns, recorded, expected) in [
+            (&["b", "a", "B"][..], &["a", "B", "b"][..], &["a", "B", "b"][..]),
+            // Another table than it was.
+            (&["b", "a"], &["a", "c"], &["b", "a"]),
+            (&["b", "a"], &["a"], &["b", "a"]),
+        ] {
+            let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+            let mut columns = names(columns);
+            reorder(&mut columns, &names(recorded));
+            assert_eq!(columns, names(expected), "{recorded:?}");
         }
-        assert_ne!(sum(&["x\n", "x\n"]).1, sum(&[]).1);
-    }
-
-    #[test]
-    fn the_sum_carries_from_word_to_word() {
-        let mut all = RowSum { sum: [u64::MAX; 4], ..RowSum::default() };
-        let mut one = [0; 32];
-        one[0] = 1;
-        all.add(one);
-        assert_eq!(all.sum, [0; 4]);
-        let mut low = RowSum { sum: [u64::MAX, 0, 0, 0], ..RowSum::default() };
-        low.add(one);
-        assert_eq!(low.sum, [0, 1, 0, 0]);
-    }
-
-    #[test]
-    fn one_row_is_summed_to_its_own_digest() {
-        assert_eq!(sum(&["abc\n"]).1, Sha256Digest::of(b"abc"));
     }
 }

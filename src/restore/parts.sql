@@ -8,7 +8,7 @@ WITH RECURSIVE relations AS MATERIALIZED (
     WHERE c.relnamespace = $1::int8::oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
       -- not what goes with something else: a column's own sequence, a row type, a range's constructors, an extension's member
       AND (c.relispartition OR NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
-                                           AND d.objid = c.oid AND d.deptype IN ('a', 'i', 'e')))
+                                           AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype IN ('a', 'i', 'e')))
 ), below(oid, depth) AS (
     SELECT oid, 0 FROM relations
   UNION
@@ -34,7 +34,8 @@ WITH RECURSIVE relations AS MATERIALIZED (
     FROM relations r JOIN deepest ON deepest.oid = r.oid LEFT JOIN keys ON keys.oid = r.oid
   UNION ALL
     SELECT 3, p.oid, 0, 0, 'ROUTINE',
-           format('%I(%s)', p.proname, (SELECT string_agg(format_type(t.type, NULL), ', ' ORDER BY t.position)
+           -- with their mode: without it, a procedure is known by its OUT arguments too, and another may have the same types
+           format('%I(%s)', p.proname, (SELECT string_agg('IN ' || format_type(t.type, NULL), ', ' ORDER BY t.position)
                                         FROM unnest(p.proargtypes) WITH ORDINALITY AS t(type, position))), 2
     FROM pg_catalog.pg_proc p
     WHERE p.pronamespace = $1::int8::oid

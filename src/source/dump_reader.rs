@@ -10,15 +10,19 @@ use std::{
     time::Duration,
 };
 
+use crate::proof::DumpedRows;
+
 /// Bytes of the end that are kept to look for a plain dump's last line; after it come only `\unrestrict` with its key and line ends.
 const TAIL: usize = 512;
 
 /// What passed through the reader.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Seen {
     pub bytes: AtomicU64,
     /// The last [`TAIL`] bytes.
     pub tail: Mutex<Vec<u8>>,
+    /// Where the rows' digests come from the dump.
+    pub rows: Mutex<Option<DumpedRows>>,
 }
 
 /// `pg_dump`'s standard output. It ends when `pg_dump` ends, well or not.
@@ -51,6 +55,9 @@ impl Read for DumpReader {
         let length = self.stdout.read(buffer)?;
         self.emptied = length < buffer.len();
         let new = &buffer[..length];
+        if let Some(rows) = &mut *self.seen.rows.lock().unwrap_or_else(PoisonError::into_inner) {
+            rows.feed(new);
+        }
         self.seen.bytes.fetch_add(length as u64, Ordering::Release);
         let mut tail = self.seen.tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.extend_from_slice(&new[new.len().saturating_sub(TAIL)..]);

@@ -1,14 +1,14 @@
 //! A schema or a whole database, by `pg_dump`, in one snapshot with its proof.
 //!
 //! Our own connection opens the snapshot, locks the tables, exports the snapshot to `pg_dump`, and counts in it while
-//! `pg_dump` writes. Only when `pg_dump` has ended well, the counts are there, and the schema's name still means the same
-//! schema, is the dump good.
+//! `pg_dump` writes. Only when `pg_dump` has ended well, the counts are there and those of the dump's own lines, and the schema's
+//! name still means the same schema, is the dump good.
 
 use std::{
     fs::File,
     io::{self, Read},
     os::unix::process::ExitStatusExt,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -34,7 +34,7 @@ use crate::{
         quote::{dump_pattern, qualified},
         tools::{ChildEnvironment, ClientTool, Tool, Tools, display_version},
     },
-    proof,
+    proof::{self, NotWhole},
     proof_record::{Proof, ProofLevel},
 };
 
@@ -65,7 +65,6 @@ pub struct PgDumpOptions {
 }
 
 /// One run of `pg_dump`. Dropping it ends the run.
-#[derive(Debug)]
 pub struct PgDump {
     tools: Arc<Tools>,
     options: PgDumpOptions,
@@ -77,7 +76,6 @@ pub struct PgDump {
 }
 
 /// What is there between start and end.
-#[derive(Debug)]
 struct Run {
     child: Child,
     inspection: Inspection,
@@ -141,6 +139,11 @@ impl PgDump {
 
     fn selection<'a>(options: &'a PgDumpOptions, only: Option<&'a [Oid]>) -> Selection<'a> {
         Selection { scope: &options.scope, exclude: &options.exclude_schemas, locks: Locks::GivenBack, only }
+    }
+
+    /// The tables whose rows are dumped.
+    fn filled<'a>(options: &'a PgDumpOptions, chosen: Option<&'a Chosen>) -> Selection<'a> {
+        Self::selection(options, chosen.map(|chosen| chosen.filled.as_slice()))
     }
 
     /// What was asked for, as the catalog has it in this snapshot. `None`: everything.
@@ -217,6 +220,14 @@ impl PgDump {
                 .await
                 .map_err(sql)?;
 
+        let dumped = if self.proof == ProofLevel::Full && options.format == Format::Sql {
+            let filled = Self::filled(options, chosen.as_deref());
+            proof::dumped_rows(&mut connection, filled, &encoding).await.map_err(sql)?
+        } else {
+            None
+        };
+        let rows_are_dumped = dumped.is_some();
+
         // An error of ours ends only what is after this: the snapshot stays for `pg_dump`, whose words tell people more.
         sqlx::raw_sql("SAVEPOINT counting").execute(&mut connection).await.map_err(sql)?;
 
@@ -227,12 +238,15 @@ impl PgDump {
         };
         let environment = ChildEnvironment::new(&info, &[]).map_err(cannot)?;
         let arguments = self.arguments(&snapshot, lock_wait, &encoding, chosen.as_deref())?;
-        let command = Command::new(&tool.path).args(arguments).stdout_pipe();
+        // In the time zone of the proof. A variable of libpq's own, which connection poolers let pass, unlike `PGOPTIONS`.
+        let command = Command::new(&tool.path).args(arguments).env("PGTZ", "UTC").stdout_pipe();
         let mut child = environment.apply(command).spawn().await.map_err(cannot)?;
         let stdout = child.stdout.take().ok_or_else(|| cannot(io::Error::other("it has no standard output")))?;
+        let level = (self.proof, rows_are_dumped);
         let inspection =
-            Inspection(tokio::spawn(find(connection, options.clone(), self.proof, chosen.clone(), info.clone())));
-        let (seen, _environment) = (Arc::default(), environment);
+            Inspection(tokio::spawn(find(connection, options.clone(), level, chosen.clone(), info.clone())));
+        let seen = Arc::new(Seen { rows: Mutex::new(dumped), ..Seen::default() });
+        let _environment = environment;
         let run = Run { child, inspection, seen, tool, server_version, schema, chosen, _environment };
         Ok((run, stdout))
     }
@@ -323,6 +337,30 @@ impl PgDump {
         }
     }
 
+    /// Proves the rows that are in the dump: those of tables that are left out count as none.
+    async fn prove_rows(
+        &self,
+        connection: &mut PgConnection,
+        run: &Run,
+        found: &mut Found,
+    ) -> Result<Result<(), NotWhole>, SourceError> {
+        let is_left_out = |schema: &String, table: &String| {
+            self.without_rows.iter().any(|(of_schema, name)| (of_schema, name) == (schema, table))
+        };
+        let dumped = run.seen.rows.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut proved = Ok(());
+        if let Some(mut dumped) = dumped {
+            let counted: Vec<_> = found.tables.iter().filter(|t| !is_left_out(&t.schema, &t.table)).cloned().collect();
+            let filled = Self::filled(&self.options, run.chosen.as_deref());
+            proved = proof::complete(connection, filled, &counted, &mut dumped, &mut found.proof)
+                .await
+                .map_err(|error| from_sql(&self.options.connect, error))?;
+        }
+        found.tables.iter_mut().filter(|t| is_left_out(&t.schema, &t.table)).for_each(|table| table.rows = 0);
+        found.proof.rows.retain(|t| !is_left_out(&t.schema, &t.table));
+        Ok(proved)
+    }
+
     /// A fresh look, after the snapshot: is the schema of this name still the one that was dumped?
     async fn is_still_the_same(&self, mut connection: PgConnection, run: &Run) -> Result<(), SourceError> {
         let DumpScope::Schema { schema } = &self.options.scope else { return Ok(()) };
@@ -385,15 +423,16 @@ impl Source for PgDump {
             tracing::warn!(%words, "pg_dump succeeded with warnings");
         }
         let (mut connection, mut found) = run.found().await?;
-        let is_left_out = |schema: &String, table: &String| {
-            self.without_rows.iter().any(|(of_schema, name)| (of_schema, name) == (schema, table))
-        };
-        found.tables.iter_mut().filter(|t| is_left_out(&t.schema, &t.table)).for_each(|table| table.rows = 0);
-        found.proof.rows.retain(|t| !is_left_out(&t.schema, &t.table));
+        let proved = self.prove_rows(&mut connection, &run, &mut found).await?;
         let sequences = inspect::sequences(&mut connection, self.sequences_of(&run)).await;
         let sequences = sequences.map_err(|error| from_sql(&self.options.connect, error))?;
         found.proof.moved_sequences = proof::moved(&found.sequences, sequences);
         self.is_still_the_same(connection, &run).await?;
+        proved.map_err(|NotWhole { schema, table, dumped, rows }| {
+            let table = qualified(&schema, &table);
+            let message = format!("pg_dump ended with success but wrote {dumped} of {rows} rows of table {table}");
+            SourceError { message, may_pass: true, code: "source.incomplete" }
+        })?;
         Ok(SourceReport {
             holds: Content::Database(DatabaseContent {
                 scope: self.options.scope.clone(),
@@ -482,7 +521,7 @@ fn no_schema(schema: &str, info: &ConnectInfo) -> SourceError {
 async fn find(
     mut connection: PgConnection,
     options: PgDumpOptions,
-    level: ProofLevel,
+    (level, rows_are_dumped): (ProofLevel, bool),
     chosen: Option<Arc<Chosen>>,
     info: ConnectInfo,
 ) -> (PgConnection, Result<Found, SourceError>) {
@@ -501,8 +540,9 @@ async fn find(
         };
         let request = proof::Request {
             level,
+            rows_are_dumped,
             whole,
-            filled: of(|chosen| &chosen.filled),
+            filled: PgDump::filled(&options, chosen.as_deref()),
             is_partial: chosen.is_some(),
             requirements: &requirements,
         };

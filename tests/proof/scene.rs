@@ -57,17 +57,8 @@ impl Scene {
 
     /// Dumps as this role, and gives what the manifest would say.
     pub async fn prove(&self, connect: &ConnectInfo, level: ProofLevel) -> Result<DatabaseContent, SourceError> {
-        let options = PgDumpOptions {
-            connect: connect.clone(),
-            scope: scope(),
-            format: Format::Sql,
-            compress_level: None,
-            lock_wait: Duration::from_secs(30),
-            tool: None,
-            exclude_schemas: Vec::new(),
-        };
         let tools = Arc::new(crate::support::tools().await);
-        let mut source = Box::new(PgDump::new(tools, options).proving(level));
+        let mut source = Box::new(PgDump::new(tools, options(connect)).proving(level));
         let mut reader = source.start().await?;
         tokio::task::spawn_blocking(move || reader.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
         match source.finish().await?.holds {
@@ -78,6 +69,18 @@ impl Scene {
 
     pub async fn proved(&self) -> DatabaseContent {
         self.prove(&self.info, ProofLevel::Full).await.unwrap()
+    }
+}
+
+pub fn options(connect: &ConnectInfo) -> PgDumpOptions {
+    PgDumpOptions {
+        connect: connect.clone(),
+        scope: scope(),
+        format: Format::Sql,
+        compress_level: None,
+        lock_wait: Duration::from_secs(30),
+        tool: None,
+        exclude_schemas: Vec::new(),
     }
 }
 

@@ -232,7 +232,10 @@ pub async fn download(
     asked: Asked,
     parts: Parts,
 ) -> Result<Response, Problem> {
-    let params = Params(DownloadQuery { from: asked.given("from"), decrypt: asked.given("decrypt").map(|_| true) });
+    let params = Params(DownloadQuery {
+        from: asked.given("from"),
+        decrypt: asked.given("decrypt").map(|given| matches!(given.as_str(), "1" | "true")),
+    });
     let (method, headers) = (parts.method, parts.headers);
     download_backup(State(api), visitor.signed, id, Ok(params), method, headers).await
 }

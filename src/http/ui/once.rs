@@ -61,19 +61,22 @@ pub async fn once(State(api): State<Api>, request: Request, next: Next) -> Resul
     let key = format!("form {attempt}");
     let own = Uuid::now_v7();
     let call = KeyedCall { caller: &digests.caller, key: &key, request: &digests.request, attempt: own };
-    let began = Instant::now();
+    let (began, mut has_waited) = (Instant::now(), false);
     loop {
         let now = api.app.clock.now();
         match history::begin_answer(&api.app.pool, &call, now, now - LOST_AFTER, now + KEPT_FOR).await? {
             CallStanding::Fresh => break,
             CallStanding::Answered(answer) => return Ok(again(&answer)),
-            // Someone went back to the form, and sends something else.
-            CallStanding::Another if began.elapsed() < WAIT => {
+            // Someone went back to the form, and sends something else. What has waited for its own first sending is not sent anew, though.
+            CallStanding::Another if began.elapsed() < WAIT && !has_waited => {
                 history::forget_other(&api.app.pool, &call, now - LOST_AFTER).await?;
                 // The other one may still be worked on.
                 tokio::time::sleep(PAUSE / 10).await;
             }
-            CallStanding::UnderWay if began.elapsed() < WAIT => tokio::time::sleep(PAUSE).await,
+            CallStanding::UnderWay if began.elapsed() < WAIT => {
+                has_waited = true;
+                tokio::time::sleep(PAUSE).await;
+            }
             CallStanding::Another | CallStanding::UnderWay => {
                 let problem =
                     Problem::new(StatusCode::CONFLICT, "idempotency.under_way", "this form is being worked on");

@@ -125,7 +125,11 @@ pub async fn show(State(api): State<Api>, visitor: Visitor, headers: HeaderMap) 
         Tile { number: untried, text: "never restored for a trial", tone: "dull" },
         Tile { number: count(Standing::Off), text: "not backed up", tone: "dull" },
     ];
-    let verdict = Verdict { active, unsafe_ones: late + never, failing, waiting: count(Standing::New), is_cut };
+    let has_none = |stood: &&Stood| stood.project.good_id.is_none();
+    let waiting =
+        all.iter().filter(|stood| matches!(stood.standing, Standing::New | Standing::Failing)).filter(has_none);
+    let waiting = waiting.count();
+    let verdict = Verdict { active, unsafe_ones: late + never, failing, waiting, is_cut };
     Stood::sort(&mut all);
     let more = all.len().saturating_sub(SHOWN_PROJECTS);
     all.truncate(SHOWN_PROJECTS);
@@ -156,9 +160,9 @@ struct Verdict {
     active: usize,
     /// Without a good backup that is young enough.
     unsafe_ones: usize,
-    /// Those with such a backup whose newest attempt has failed.
+    /// Those that are not late, whose newest attempt has failed.
     failing: usize,
-    /// New ones, whose first backup is still to come: they are neither safe nor late.
+    /// Those whose first good backup is still to come: they are neither safe nor late.
     waiting: usize,
     /// There are projects beyond those that were looked at.
     is_cut: bool,
@@ -168,11 +172,11 @@ impl Verdict {
     const fn tone(self) -> &'static str {
         match (self.active - self.waiting, self.unsafe_ones, self.failing) {
             (_, 1.., _) => "bad",
+            (_, 0, 1..) => "warn",
             // There is nothing yet, or nobody has looked at the others.
-            (0, 0, _) => "",
-            (_, 0, _) if self.is_cut => "",
+            (0, 0, 0) => "",
+            (_, 0, 0) if self.is_cut => "",
             (_, 0, 0) => "good",
-            (_, 0, _) => "warn",
         }
     }
 
@@ -185,10 +189,12 @@ impl Verdict {
             }
             (_, few @ 1.., _) if is_cut => format!("{few} of the first {active} projects {} not safe", are(few)),
             (_, few @ 1.., _) => format!("{few} of {active} projects {} not safe", are(few)),
-            (0, 0, _) => "Nothing is backed up yet".to_owned(),
+            (0, 0, 0) => "Nothing is backed up yet".to_owned(),
+            (0, 0, _) => "Nothing is backed up yet, and something failed".to_owned(),
             (all, 0, _) if waiting > 0 => {
                 let projects = if all == 1 { "project has" } else { "projects have" };
-                format!("{all} {projects} a good backup, {waiting} {} still without a first one", are(waiting))
+                let failed = if failing > 0 { "; something failed lately" } else { "" };
+                format!("{all} {projects} a good backup, {waiting} {} still without a first one{failed}", are(waiting))
             }
             (1, 0, 0) => "Your project is safe".to_owned(),
             (all, 0, 0) => format!("All {all} projects are safe"),
@@ -288,6 +294,12 @@ mod tests {
             ((0, 0, 0, 0), "Nothing is backed up yet", ""),
             ((1, 0, 0, 1), "Nothing is backed up yet", ""),
             ((3, 0, 0, 3), "Nothing is backed up yet", ""),
+            ((1, 0, 1, 1), "Nothing is backed up yet, and something failed", "warn"),
+            (
+                (3, 0, 1, 1),
+                "2 projects have a good backup, 1 is still without a first one; something failed lately",
+                "warn",
+            ),
             ((3, 0, 0, 1), "2 projects have a good backup, 1 is still without a first one", "good"),
             ((3, 1, 0, 1), "1 of 3 projects is not safe", "bad"),
             ((1, 0, 0, 0), "Your project is safe", "good"),
