@@ -118,12 +118,15 @@ async fn the_served_api_is_as_its_document_says_and_tells_a_tenant_nothing_of_an
     let only = ["--include-operation-id=list_backups", "--include-operation-id=show_backup"];
     let told = schemathesis(&serving, &tokens[0], one.own(), one.foreign(), &only).await.unwrap_err();
     assert!(told.contains("which is another tenant's"), "{told}");
-    for (token, own, foreign) in [
-        (&tokens[0], one.own(), two.foreign()),
-        (&tokens[1], two.own(), one.foreign()),
-        (&platform.operator(), one.own(), String::new()),
-    ] {
-        let said = schemathesis(&serving, token, own, foreign, &[]).await.unwrap_or_else(|failure| panic!("{failure}"));
+    let mut askers = vec![(tokens[0].clone(), one.own(), two.foreign()), (tokens[1].clone(), two.own(), one.foreign())];
+    // What only operators may takes as long as the two others together.
+    if cfg!(feature = "slow-tests") {
+        askers.push((platform.operator(), one.own(), String::new()));
+    }
+    for (token, own, foreign) in &askers {
+        let said = schemathesis(&serving, token, own.clone(), foreign.clone(), &[])
+            .await
+            .unwrap_or_else(|failure| panic!("{failure}"));
         assert!(said.contains(" passed"), "{said}");
     }
     let log = serving.stop();

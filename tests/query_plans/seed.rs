@@ -4,7 +4,7 @@ use sqlx::{Executor, PgPool};
 use uuid::Uuid;
 
 pub const PROJECTS: i32 = 1_000;
-pub const ROWS: i32 = 150_000;
+pub const ROWS: i32 = 60_000;
 
 pub struct Seeded {
     /// Of project `p7`.
@@ -16,7 +16,7 @@ pub struct Seeded {
     pub some_projects: Vec<String>,
 }
 
-/// 1,000 projects in ten organisations and 150,000 rows of each kind, of which one in a hundred is not as the others.
+/// 1,000 projects in ten organisations and 60,000 rows of each kind, of which one in a hundred is not as the others.
 pub async fn seed(pool: &PgPool) -> Seeded {
     let sql =
         include_str!("seed.sql").replace("{projects}", &PROJECTS.to_string()).replace("{rows}", &ROWS.to_string());
