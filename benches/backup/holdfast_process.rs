@@ -64,7 +64,7 @@ pub enum Place {
 }
 
 /// Size of a part of an upload to S3, the default.
-pub const S3_PART: ByteSize = ByteSize::mib(16);
+pub const S3_PART: ByteSize = ByteSize::mib(8);
 
 #[derive(Serialize, Deserialize)]
 pub enum What {

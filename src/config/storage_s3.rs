@@ -47,8 +47,8 @@ super::section! {
         /// A file that holds the session token.
         session_token_file: Option<PathBuf> = None;
         /// What one request carries when an object is stored in parts: 5 MiB to 512 MiB. An object has at most 10,000 parts, so that
-        /// this also limits an artifact's size. An upload needs this much memory for each part in flight. Default: 16 MiB.
-        part_size: ByteSize = ByteSize::mib(16);
+        /// this also limits an artifact's size. An upload needs this much memory for each part in flight. Default: 8 MiB.
+        part_size: ByteSize = ByteSize::mib(8);
         /// Parts of one upload that are under way at once, 1 to 32. Default: 4.
         parts_in_flight: usize = 4;
         /// Seconds without an answer, or without a byte moving, after which an operation has failed, 1 to 3600. Default: 60.
