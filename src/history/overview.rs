@@ -186,8 +186,7 @@ pub async fn days(
         Day,
         r#"SELECT d.day, sum(d.completed)::bigint AS "completed!", sum(d.failed)::bigint AS "failed!",
                   greatest(least(sum(d.bytes), 9223372036854775807), 0)::bigint AS "bytes!", sum(d.seconds) / nullif(sum(d.timed), 0)::float8 AS seconds
-           FROM unnest($1::text[]) AS reach (id)
-           JOIN control_plane.backup_days d ON d.project_id = reach.id AND d.day >= $2
+           FROM control_plane.backup_days d WHERE d.project_id = ANY($1) AND d.day >= $2
            GROUP BY d.day HAVING sum(d.completed) + sum(d.failed) > 0 ORDER BY d.day"#,
         &projects,
         since,
