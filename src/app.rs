@@ -73,19 +73,33 @@ impl App {
         })
     }
 
-    /// How to reach the database in which a project lives.
+    /// How to reach the database in which a project lives. A project names one that was registered, whatever it is called.
     pub async fn project_database(&self, project: &Project) -> Result<ConnectInfo, CatalogError> {
-        self.database(project.database_name.as_deref()).await
+        match &project.database_name {
+            None => Ok(self.control.clone()),
+            Some(name) => self.registered(name).await,
+        }
     }
 
     /// How to reach the database that was registered under this name; without one, and by its own name, the control plane's.
+    ///
+    /// # Errors
+    /// There is none, its URL cannot be opened, or one was registered under the control plane's own name.
     pub async fn database(&self, name: Option<&str>) -> Result<ConnectInfo, CatalogError> {
         match name {
-            None | Some(CONTROL_PLANE_PROJECT) => Ok(self.control.clone()),
-            Some(name) => {
-                let sealed = catalog::database_url(&self.pool, name).await?;
-                self.keys.open_database(name, &sealed).map_err(|_| CatalogError::Sealed(name.to_owned()))
-            }
+            None => Ok(self.control.clone()),
+            Some(name) if name != CONTROL_PLANE_PROJECT => self.registered(name).await,
+            Some(name) => match catalog::database_url(&self.pool, name).await {
+                Err(CatalogError::NoSuchDatabase(_)) => Ok(self.control.clone()),
+                // Older versions let it be registered: neither of the two is used for the other.
+                Ok(_) => Err(CatalogError::NamedAsOurs(name.to_owned())),
+                Err(error) => Err(error),
+            },
         }
+    }
+
+    async fn registered(&self, name: &str) -> Result<ConnectInfo, CatalogError> {
+        let sealed = catalog::database_url(&self.pool, name).await?;
+        self.keys.open_database(name, &sealed).map_err(|_| CatalogError::Sealed(name.to_owned()))
     }
 }

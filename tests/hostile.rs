@@ -3,6 +3,7 @@
 
 mod altered;
 mod clients;
+mod helped;
 mod left_behind;
 
 use std::path::Path;

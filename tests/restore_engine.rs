@@ -388,7 +388,8 @@ async fn a_restore_administrator_need_not_be_a_superuser() {
         .sql(&format!(
             "CREATE ROLE {name}_admin LOGIN CREATEROLE PASSWORD 'admin'; GRANT {name}_owner, {name}_other, {name}_app TO {name}_admin; \
              GRANT CREATE, CONNECT ON DATABASE {name} TO {name}_admin; GRANT USAGE ON SCHEMA neighbour TO {name}_admin WITH GRANT OPTION; \
-             GRANT REFERENCES, SELECT ON neighbour.countries TO {name}_admin WITH GRANT OPTION"
+             GRANT REFERENCES, SELECT ON neighbour.countries TO {name}_admin WITH GRANT OPTION; \
+             GRANT EXECUTE ON FUNCTION neighbour.twin(int, text) TO {name}_admin WITH GRANT OPTION"
         ))
         .await;
     let (before, all) = (scene.text(Some(SCHEMA)).await, scene.text(None).await);

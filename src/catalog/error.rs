@@ -132,6 +132,7 @@ impl From<CatalogError> for ManageError {
             CatalogError::Sealed(name) => Self::Sealed { what: Managed::Database, name },
             CatalogError::NotWhole(_) => Self::invalid("project.not_whole", error.to_string()),
             CatalogError::NotActive { .. } => Self::invalid("project.not_active", error.to_string()),
+            CatalogError::NamedAsOurs(_) => Self::invalid("database.name_reserved", error.to_string()),
             CatalogError::Database(error) => Self::Database(error),
         }
     }

@@ -69,6 +69,11 @@ pub enum CatalogError {
     NoSuchDatabase(String),
     #[error("the sealed URL of database {0:?} cannot be opened: it was sealed with another key than the one in use")]
     Sealed(String),
+    #[error(
+        "a database is registered as {0:?}, which is Holdfast's own database's name: register it under another name, move its projects \
+         there, and remove this one"
+    )]
+    NamedAsOurs(String),
     #[error("control plane: {0}")]
     Database(#[from] sqlx::Error),
 }

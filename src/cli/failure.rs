@@ -139,6 +139,7 @@ impl Failure {
                     .hint("Choose another id, or look at it with `holdfast project list`."),
                 CatalogError::Sealed(_) => new(Exit::Refused, "database.sealed")
                     .hint("Every process on one control plane needs the same secrets key: see [secrets] key_file."),
+                CatalogError::NamedAsOurs(_) => new(Exit::Refused, "database.name_reserved"),
                 CatalogError::Database(_) => new(Exit::ControlPlane, "control_plane.unavailable"),
             });
         }

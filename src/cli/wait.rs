@@ -40,6 +40,9 @@ struct Progress {
     content_bytes: u64,
     stored_bytes: u64,
     total_bytes: Option<u64>,
+    /// Of a dump whose rows are told apart: how many tables have passed, of how many.
+    tables_done: Option<u64>,
+    tables: Option<u64>,
     /// Of a backup: how far each storage is.
     storages: BTreeMap<String, CopyProgress>,
     /// Of copies being made: which of them, of how many.
@@ -216,7 +219,13 @@ impl Bar {
             _ if progress.stage.is_empty() => "working".to_owned(),
             _ => crate::report::one_line(&progress.stage).replace('_', " "),
         };
-        bar.set_message(format!("{stage}{}", crate::report::one_line(&progress.stored())));
+        let tables = match (progress.tables_done, progress.tables) {
+            (Some(done), Some(all)) if job.status() == Some(JobStatus::InProgress) => {
+                format!(", {done} of {all} tables")
+            }
+            _ => String::new(),
+        };
+        bar.set_message(format!("{stage}{tables}{}", crate::report::one_line(&progress.stored())));
         match progress.total_bytes.filter(|total| *total > 0) {
             // An estimate can be too small: the bar then stays at its end.
             Some(total) => {

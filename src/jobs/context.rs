@@ -104,6 +104,7 @@ impl From<CatalogError> for JobError {
     fn from(error: CatalogError) -> Self {
         match error {
             CatalogError::Database(error) => Self::retry("control_plane.unavailable", error),
+            error @ CatalogError::NamedAsOurs(_) => Self::fail("database.name_reserved", error),
             other => Self::fail("project.unusable", other),
         }
     }

@@ -54,6 +54,13 @@ pub async fn enqueue_due(app: &App) -> Result<(), JobError> {
     Ok(())
 }
 
+/// The restore that this job tidies up after; `None`: it is another kind of job.
+pub(super) fn tidied(context: &JobContext) -> Option<RestoreId> {
+    let is_tidying = context.job.r#type == JobType::DropReplaced.as_str();
+    let Payload { request } = context.payload().ok().filter(|_| is_tidying)?;
+    Some(request.restore_id)
+}
+
 /// One attempt. A schema that is gone already counts as dropped.
 pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let app = &context.app;

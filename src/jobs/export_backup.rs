@@ -27,6 +27,7 @@ use crate::{
     manifest::{self, Body, DatabaseContent, FilesContent, Head, Manifest},
     metrics,
     pipeline::{self, BackupRun, ManifestError, PipelineError, Progress, ReadBack},
+    source::Tables,
     storage::{self, ErrorKind, Locator, Pace, Storage},
     tenant::{Caller, Scope},
     transform::EncodeOptions,
@@ -429,10 +430,14 @@ fn decide(error: PipelineError) -> JobError {
 async fn pass_on(context: JobContext, mut seen: watch::Receiver<Progress>) {
     while seen.changed().await.is_ok() {
         let progress = seen.borrow_and_update().clone();
-        context.report(serde_json::json!({
+        let mut report = serde_json::json!({
             "stage": progress.stage.as_str(), "content_bytes": progress.content_bytes, "stored_bytes": progress.stored_bytes,
             "storages": progress.storages,
-        }));
+        });
+        if let Some(Tables { done, all }) = progress.tables {
+            (report["tables_done"], report["tables"]) = (done.into(), all.into());
+        }
+        context.report(report);
     }
 }
 

@@ -149,13 +149,14 @@ impl From<CatalogError> for RequestError {
                 "Name another project in the setting backup.default_project.",
             ),
             CatalogError::Database(error) => Self::Database(error),
-            CatalogError::ProjectExists(_) | CatalogError::NoSuchDatabase(_) | CatalogError::Sealed(_) => {
-                Self::conflict(
-                    "project.database",
-                    error.to_string(),
-                    "Check the project's database with `holdfast doctor`.",
-                )
-            }
+            CatalogError::ProjectExists(_)
+            | CatalogError::NoSuchDatabase(_)
+            | CatalogError::Sealed(_)
+            | CatalogError::NamedAsOurs(_) => Self::conflict(
+                "project.database",
+                error.to_string(),
+                "Check the project's database with `holdfast doctor`.",
+            ),
         }
     }
 }

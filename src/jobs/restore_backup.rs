@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     JobType,
     context::{JobContext, JobError, StopReason},
-    copies, ending,
+    copies, drop_replaced, ending,
     queue::{self, Ending, Renewal},
     request::{RestorePayload, RestoreRequest},
     restore_files,
@@ -153,7 +153,7 @@ async fn look_again(session: &mut Session, content: &DatabaseContent) -> Result<
     // What has another name by now differs everywhere in that.
     let is_renamed = session.plan().beside().is_some() || session.plan().schema_becomes.is_some();
     let differences = if is_renamed { vec![NOT_TOLD.to_owned()] } else { session.recount(content).await };
-    Ok(Finished { schema_oid, differences })
+    Ok(Finished { schema_oid, differences, warnings: Vec::new() })
 }
 
 const NOT_TOLD: &str = "the worker was lost before it told how what was restored compares with the backup";
@@ -215,7 +215,8 @@ pub async fn clean_up(context: &JobContext) -> Result<(), JobError> {
         Some((id, plan)) => {
             let RestorePayload { backup_id, .. } = context.payload()?;
             let backup = history::get(&context.app.pool, &everything(), backup_id).await?;
-            let finished = Finished { schema_oid: made(&plan), differences: vec![NOT_TOLD.to_owned()] };
+            let differences = vec![NOT_TOLD.to_owned()];
+            let finished = Finished { schema_oid: made(&plan), differences, warnings: Vec::new() };
             complete(context, &backup, id, &plan, finished, &Told::default()).await?;
             Err(JobError::Stopped)
         }
@@ -252,15 +253,19 @@ pub(super) async fn engine(app: &App, project: &Project, place: &Place) -> Resul
 }
 
 /// Rolls back every restore of the project that was begun and never ended. The job's lease is the right to do so: at most one job runs per
-/// project. Returns the restore of *this* job when it turns out to have been finished.
+/// project. What another job left in a place that is away waits for that place, unless putting it right is what this job is for. Returns the restore of *this* job when it turns out to have been finished.
 pub(super) async fn put_right(context: &JobContext, project: &Project) -> Result<Option<(RestoreId, Plan)>, JobError> {
     let app = &context.app;
     let mut finished = None;
     for row in history::running_restores(&app.pool, &project.id).await? {
+        let id = RestoreId(row.id);
+        let is_tidied = drop_replaced::tidied(context) == Some(id);
         if let Some(plan) = FilesPlan::read(&row.plan) {
             // A directory that is away is no reason not to see to the database.
             match restore_files::put_right(context, &row, &plan).await {
-                Err(error @ (JobError::Retry { .. } | JobError::Fail { .. })) if !is_about_files(context) => {
+                Err(error @ (JobError::Retry { .. } | JobError::Fail { .. }))
+                    if !is_tidied && !is_about_files(context) =>
+                {
                     context.log("warn", &format!("a restore of files cannot be put right: {error}")).await;
                 }
                 done => done?,
@@ -268,14 +273,13 @@ pub(super) async fn put_right(context: &JobContext, project: &Project) -> Result
             continue;
         }
         let mut plan: Plan = serde_json::from_value(row.plan).map_err(|error| JobError::fail("restore.plan", error))?;
-        let id = RestoreId(row.id);
         context.stage("putting right what an earlier attempt left").await;
         let (mut session, recovery) = match roll_back(context, project, &plan).await {
-            // What another job left on another server waits for that server: the tenant need not.
+            // There it has replaced nothing: the tenant need not wait.
             Err(error @ (JobError::Retry { .. } | JobError::Fail { .. }))
-                if plan.place.server.is_some() && row.job_id != context.lease.job.0 && !is_tidying(context) =>
+                if !plan.place.is_own() && row.job_id != context.lease.job.0 && !is_tidied =>
             {
-                let what = "what an earlier job left on another server cannot be put right";
+                let what = "what an earlier job left on another server or in another database cannot be put right";
                 context.log("warn", &format!("{what}: {error}")).await;
                 continue;
             }
@@ -313,14 +317,9 @@ async fn roll_back(context: &JobContext, project: &Project, plan: &Plan) -> Resu
     Ok((session, recovery))
 }
 
-/// Whether putting right is what this job is for.
-fn is_tidying(context: &JobContext) -> bool {
-    context.job.r#type == JobType::DropReplaced.as_str()
-}
-
 /// Whether this job has to do with a project's files alone.
 fn is_about_files(context: &JobContext) -> bool {
-    is_tidying(context) || context.job.r#type == JobType::ExportStorage.as_str()
+    context.job.r#type == JobType::ExportStorage.as_str()
 }
 
 /// Writes the plan down, fenced, before the target is touched.
@@ -355,6 +354,7 @@ async fn bring_back(
     context.report(progress("comparing", session.way()));
     let finished = tokio::time::timeout(limit, session.finish(content, &context.stop.token)).await;
     let finished = finished.map_err(|_| timed_out(limit))??;
+    warnings.extend(finished.warnings.iter().cloned());
     warnings.extend(session.bodies_that_name_another().await);
     for warning in &warnings {
         context.log("warn", warning).await;

@@ -153,7 +153,8 @@ async fn stream_to(
             return Err(PipelineError::TooLarge { limit: max_size });
         }
         copies.put(part).await?;
-        progress.send_modify(|p| p.stored_bytes = stored_bytes);
+        let tables = source.tables();
+        progress.send_modify(|p| (p.stored_bytes, p.tables) = (stored_bytes, tables));
     }
     match stream.outcome.await {
         Ok(Ok(outcome)) => Ok(outcome),

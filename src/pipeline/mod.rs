@@ -30,7 +30,7 @@ use crate::{
     byte_size::ByteSize,
     ids::LeaseToken,
     manifest::Part,
-    source::{Source, SourceError, SourceReport},
+    source::{Source, SourceError, SourceReport, Tables},
     storage::{self, Locator, Storage},
     transform::EncodeOptions,
 };
@@ -108,13 +108,15 @@ pub struct Progress {
     pub content_bytes: u64,
     /// Bytes written to every storage that is still in.
     pub stored_bytes: u64,
+    /// How many tables have passed, where the source tells.
+    pub tables: Option<Tables>,
     /// Every storage that is fed, by name.
     pub storages: BTreeMap<String, CopyProgress>,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { stage: Stage::Dumping, content_bytes: 0, stored_bytes: 0, storages: BTreeMap::new() }
+        Self { stage: Stage::Dumping, content_bytes: 0, stored_bytes: 0, tables: None, storages: BTreeMap::new() }
     }
 }
 

@@ -175,7 +175,8 @@ impl ConnectInfo {
     }
 
     /// A connection for work on a tenant's database: nothing is resolved by `search_path`, row-level security raises an error
-    /// instead of hiding rows, and no timeout of the role or database ends a long snapshot.
+    /// instead of hiding rows, and no timeout of the role or database ends a long snapshot. Nothing is compiled: for our questions to the
+    /// catalogs that takes longer than the answers.
     pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let options = self.options();
         let connecting = PgConnection::connect_with(&options);
@@ -185,7 +186,7 @@ impl ConnectInfo {
         })??;
         connection
             .execute(
-                "SET search_path = ''; SET row_security = off; SET statement_timeout = 0; SET lock_timeout = 0; \
+                "SET search_path = ''; SET row_security = off; SET jit = off; SET statement_timeout = 0; SET lock_timeout = 0; \
                  SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning; \
                  SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
                  WHERE name IN ('idle_session_timeout', 'transaction_timeout')",

@@ -129,9 +129,41 @@ pub async fn table_rows<'a>(
     selection: impl Into<Selection<'a>>,
 ) -> Result<Vec<TableRows>, sqlx::Error> {
     let selection = selection.into();
+    let tables = relations(connection, selection, &["r"]).await?;
+    rows_of(connection, selection, &tables).await
+}
+
+/// The same of the smallest tables, by what the last VACUUM or ANALYZE saw: as many as have this many pages together.
+pub async fn small_table_rows(
+    connection: &mut PgConnection,
+    selection: Selection<'_>,
+    pages: i64,
+) -> Result<Vec<TableRows>, sqlx::Error> {
+    let namespaces = namespaces(connection, selection).await?;
+    let small: Vec<(String, String)> = sqlx::query_as(
+        "SELECT schema, \"table\" FROM ( \
+             SELECT n.nspname::text AS schema, c.relname::text AS \"table\", \
+                    pg_catalog.sum(GREATEST(c.relpages, 0)::pg_catalog.int8) OVER (ORDER BY c.relpages, c.oid) AS pages \
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relnamespace = ANY ($1) AND c.relkind = 'r') t WHERE t.pages <= $2::pg_catalog.int8",
+    )
+    .bind(namespaces)
+    .bind(pages)
+    .fetch_all(&mut *connection)
+    .await?;
+    let small: std::collections::HashSet<_> = small.into_iter().collect();
+    let mut tables = relations(connection, selection, &["r"]).await?;
+    tables.retain(|table| small.contains(table));
+    rows_of(connection, selection, &tables).await
+}
+
+async fn rows_of(
+    connection: &mut PgConnection,
+    selection: Selection<'_>,
+    tables: &[(String, String)],
+) -> Result<Vec<TableRows>, sqlx::Error> {
     let encoding: String =
         sqlx::query_scalar("SELECT pg_catalog.current_setting('server_encoding')").fetch_one(&mut *connection).await?;
-    let tables = relations(connection, selection, &["r"]).await?;
     let mut counted = Vec::with_capacity(tables.len());
     for batch in tables.chunks(BATCH) {
         if selection.locks == Locks::GivenBack {
@@ -230,13 +262,20 @@ pub async fn lock_tables<'a>(
     Ok(())
 }
 
-/// Where every sequence stands, in order of their names. Sequences know no snapshots: the values are those of this moment.
+/// A view that takes a sequence's place between a look and a read would run the tenant's code as our role. Servers of August 2024 and later
+/// refuse to read it, on a connection with this setting (CVE-2024-7348).
+const NO_VIEWS: &str = "SELECT pg_catalog.set_config(name, 'view, foreign-table', false) FROM pg_catalog.pg_settings \
+    WHERE name = 'restrict_nonsystem_relation_kind'";
+
+/// Where every sequence stands, in order of their names. Sequences know no snapshots: the values are those of this moment. From here on the
+/// connection reads no view of the tenant's.
 pub async fn sequences<'a>(
     connection: &mut PgConnection,
     selection: impl Into<Selection<'a>>,
 ) -> Result<Vec<SequenceValue>, sqlx::Error> {
     let selection = selection.into();
     let found = relations(connection, selection, &["S"]).await?;
+    connection.execute(NO_VIEWS).await?;
     let mut values = Vec::with_capacity(found.len());
     for batch in found.chunks(BATCH) {
         let rows: Vec<(i32, i64, bool)> =

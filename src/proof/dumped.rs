@@ -6,13 +6,13 @@
 //! that `pg_dump` wrote is then among those found: it was met outside of rows, where it is found, or inside what was taken for rows, where it
 //! casts doubt on everything. So a table that is found once was found at its own statement.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::{
     lines::{Line, Lines},
     row_sum::RowSum,
 };
-use crate::postgres::inspect::TableColumns;
+use crate::{postgres::inspect::TableColumns, proof_record::ProofLevel};
 
 /// What a dump says of the rows of the tables that are looked for.
 pub struct DumpedRows {
@@ -23,7 +23,7 @@ pub struct DumpedRows {
 }
 
 /// By schema and name.
-type Tables = HashMap<(String, String), (TableColumns, Found)>;
+type Tables = BTreeMap<(String, String), (TableColumns, Found)>;
 
 enum Found {
     Nothing,
@@ -37,7 +37,7 @@ enum Found {
 /// What the dump tells of a table.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    Rows(TableColumns, RowSum),
+    Rows(RowSum),
     /// That it has no rows of this table, not even none.
     Missing,
     /// Nothing beyond doubt.
@@ -52,6 +52,10 @@ struct Reader {
     /// The dump's encoding, in the words of its own first lines.
     encoding: Option<Vec<u8>>,
     is_doubtful: bool,
+    /// Rows are counted, and not digested.
+    is_count: bool,
+    /// Tables whose rows have ended.
+    ended: u64,
 }
 
 #[derive(Default)]
@@ -66,7 +70,7 @@ enum Within {
 
 impl DumpedRows {
     /// Looks for the rows of these tables in a dump with this encoding (the server's name of it).
-    pub fn of(tables: impl IntoIterator<Item = TableColumns>, encoding: &str) -> Self {
+    pub fn of(tables: impl IntoIterator<Item = TableColumns>, encoding: &str, level: ProofLevel) -> Self {
         let is_plain = |name: &String| !name.contains('\n') && (encoding == "UTF8" || name.is_ascii());
         let tables = tables.into_iter().map(|table| {
             let is_found =
@@ -74,7 +78,7 @@ impl DumpedRows {
             let found = if is_found { Found::Nothing } else { Found::Hidden };
             ((table.schema.clone(), table.table.clone()), (table, found))
         });
-        let (lines, reader) = (Lines::default(), Reader::default());
+        let (lines, reader) = (Lines::default(), Reader { is_count: level != ProofLevel::Full, ..Reader::default() });
         Self { tables: tables.collect(), encoding: encoding.into(), lines, reader }
     }
 
@@ -84,16 +88,28 @@ impl DumpedRows {
         lines.feed(bytes, |line| reader.line(line, tables));
     }
 
-    /// What was found of a table.
-    pub(super) fn take(&mut self, schema: &str, table: &str) -> Told {
-        if self.reader.is_doubtful || self.reader.encoding.as_ref() != Some(&self.encoding) {
-            return Told::Unclear;
-        }
-        match self.tables.remove(&(schema.to_owned(), table.to_owned())) {
-            Some((table, Found::Rows(sum))) => Told::Rows(table, sum),
-            Some((_, Found::Nothing)) => Told::Missing,
-            Some((_, Found::Hidden | Found::Several)) | None => Told::Unclear,
-        }
+    /// How many tables' rows are looked for.
+    pub fn wanted(&self) -> u64 {
+        self.tables.values().filter(|(_, found)| !matches!(found, Found::Hidden)).count() as u64
+    }
+
+    /// How many of them have passed. More than are wanted, where one was met twice.
+    pub fn passed(&self) -> u64 {
+        self.reader.ended
+    }
+
+    /// What was found of each table, in order of their names.
+    pub(super) fn told(self) -> impl Iterator<Item = (TableColumns, Told)> {
+        let is_unclear = self.reader.is_doubtful || self.reader.encoding.as_ref() != Some(&self.encoding);
+        self.tables.into_values().map(move |(table, found)| {
+            let told = match found {
+                _ if is_unclear => Told::Unclear,
+                Found::Rows(sum) => Told::Rows(sum),
+                Found::Nothing => Told::Missing,
+                Found::Hidden | Found::Several => Told::Unclear,
+            };
+            (table, told)
+        })
     }
 }
 
@@ -102,12 +118,14 @@ impl Reader {
         match (&mut self.within, line) {
             (Within::Statements, Line::Whole(line)) => self.statement(line, tables),
             (Within::Statements | Within::OtherRows, Line::Long(_)) => {}
+            (Within::Rows(_), Line::Long(_)) if self.is_count => self.sum.rows += 1,
             (Within::Rows(_), Line::Long(line)) => self.sum.add_digested(line),
             (Within::Rows(_) | Within::OtherRows, Line::Whole(b"\\.")) => {
                 let sum = std::mem::take(&mut self.sum);
                 if let Within::Rows(table) = std::mem::take(&mut self.within)
                     && let Some((_, found)) = tables.get_mut(&table)
                 {
+                    self.ended += 1;
                     *found = match found {
                         Found::Nothing => Found::Rows(sum),
                         Found::Hidden | Found::Rows(_) | Found::Several => Found::Several,
@@ -116,8 +134,10 @@ impl Reader {
             }
             (within, Line::Whole(line)) => {
                 self.is_doubtful |= is_copy(line);
-                if matches!(within, Within::Rows(_)) {
-                    self.sum.add_line(line);
+                match within {
+                    Within::Rows(_) if self.is_count => self.sum.rows += 1,
+                    Within::Rows(_) => self.sum.add_line(line),
+                    Within::Statements | Within::OtherRows => {}
                 }
             }
         }
@@ -191,6 +211,8 @@ fn name(text: &str) -> Option<(String, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     const HEAD: &str = "--\n-- PostgreSQL database dump\n--\n\nSET client_encoding = 'UTF8';\n";
@@ -202,16 +224,16 @@ mod tests {
         TableColumns { schema, table: name.to_owned(), columns, order_may_change: false, root: None }
     }
 
-    fn dumped(text: &str, piece: usize) -> DumpedRows {
+    fn dumped(text: &str, piece: usize, level: ProofLevel) -> HashMap<String, Told> {
         let tables = [
             table("a", &["x", "Y"]),
             table("B b", &[]),
             table("two\nlines", &["x"]),
             TableColumns { root: Some("t.root".to_owned()), ..table("leaf", &["x"]) },
         ];
-        let mut dumped = DumpedRows::of(tables, "UTF8");
+        let mut dumped = DumpedRows::of(tables, "UTF8", level);
         text.as_bytes().chunks(piece).for_each(|piece| dumped.feed(piece));
-        dumped
+        dumped.told().map(|(table, told)| (table.table, told)).collect()
     }
 
     fn rows(lines: &[&str]) -> RowSum {
@@ -222,9 +244,9 @@ mod tests {
 
     /// How many rows are known of both tables; -1: none are there.
     fn known(text: &str) -> [Option<i64>; 2] {
-        let mut dumped = dumped(text, 5);
-        ["a", "B b"].map(|table| match dumped.take("t", table) {
-            Told::Rows(_, sum) => i64::try_from(sum.rows).ok(),
+        let dumped = dumped(text, 5, ProofLevel::Full);
+        ["a", "B b"].map(|table| match &dumped[table] {
+            Told::Rows(sum) => i64::try_from(sum.rows).ok(),
             Told::Missing => Some(-1),
             Told::Unclear => None,
         })
@@ -234,13 +256,14 @@ mod tests {
     fn each_tables_lines_are_summed_however_the_dump_is_cut() {
         let text = format!("{HEAD}CREATE TABLE t.a ();\n\n{A}COPY t.other (z) FROM stdin;\n9\n\\.\n{B}-- end\n");
         for piece in [1, 3, 50, text.len()] {
-            let mut dumped = dumped(&text, piece);
-            let a = Told::Rows(table("a", &["x", "Y"]), rows(&["1\t2", "3\t\\N"]));
-            assert_eq!(dumped.take("t", "a"), a, "{piece}");
-            assert_eq!(dumped.take("t", "B b"), Told::Rows(table("B b", &[]), rows(&["", ""])), "{piece}");
-            assert_eq!(dumped.take("t", "other"), Told::Unclear, "it was not looked for");
-            assert_eq!(dumped.take("t", "two\nlines"), Told::Unclear);
-            assert_eq!(dumped.take("t", "leaf"), Told::Unclear);
+            let told = dumped(&text, piece, ProofLevel::Full);
+            assert_eq!(told["a"], Told::Rows(rows(&["1\t2", "3\t\\N"])), "{piece}");
+            assert_eq!(told["B b"], Told::Rows(rows(&["", ""])), "{piece}");
+            assert_eq!(told.get("other"), None, "it was not looked for");
+            assert_eq!((&told["two\nlines"], &told["leaf"]), (&Told::Unclear, &Told::Unclear));
+            let counted = dumped(&text, piece, ProofLevel::Counts);
+            let Told::Rows(two) = &counted["a"] else { panic!("{piece}") };
+            assert_eq!((two.rows, two.digest()), (2, RowSum::default().digest()), "{piece}");
         }
     }
 

@@ -17,21 +17,25 @@ use super::{
 use crate::{
     manifest::TableRows,
     postgres::{
-        inspect::{self, ColumnOrder, Selection, TableColumns},
+        inspect::{ColumnOrder, TableColumns},
         quote::{ident, literal, qualified},
     },
     proof_record::{Proof, RowsDigest},
 };
 
-/// Reads every ordinary table of the selection, as it was read for this proof, where there is one. A partitioned table's rows are its partitions'.
+/// The order of columns in which rows were read for this proof.
+pub(super) fn order(proof: Option<&Proof>) -> ColumnOrder {
+    if proof.is_some_and(|proof| proof.version == 1) { ColumnOrder::ByName } else { ColumnOrder::OfTable }
+}
+
+/// Reads these tables, which are in [`order`], as they were read for this proof, where there is one. A partitioned table's rows are its
+/// partitions'.
 pub(super) async fn read(
     connection: &mut PgConnection,
-    selection: Selection<'_>,
+    tables: Vec<TableColumns>,
     encoding: &str,
     proof: Option<&Proof>,
 ) -> Result<(Vec<TableRows>, Vec<RowsDigest>), sqlx::Error> {
-    let order = if proof.is_some_and(|proof| proof.version == 1) { ColumnOrder::ByName } else { ColumnOrder::OfTable };
-    let tables = inspect::table_columns(connection, selection, order).await?;
     let (mut counts, mut digests) = (Vec::with_capacity(tables.len()), Vec::with_capacity(tables.len()));
     let recorded = proof.map_or(&[][..], |proof| &proof.rows).iter().filter(|digest| !digest.columns.is_empty());
     let recorded: HashMap<_, _> = recorded.map(|digest| ((&digest.schema, &digest.table), &digest.columns)).collect();

@@ -1,8 +1,9 @@
 //! Whether a dump's code has changed, while it was loaded, what belongs to others.
 //!
 //! Everything belongs to the restore's role then, also a platform's views and tables beside a tenant's functions: a row's check constraint can
-//! replace them, and what is given back to its owner works with that owner's rights. Functions are refused by `ownership` alone. Of the rest
-//! a difference from the record is refused where somebody else's function can have made it, and told where all is one owner's.
+//! replace them, and what is given back to its owner works with that owner's rights. Functions with another body are refused by `ownership`
+//! alone. Of the rest, as of what a function has by default, a difference from the record is refused where somebody else's function can have
+//! made it, and told where all is one owner's.
 
 use std::collections::{HashMap, HashSet};
 
@@ -70,7 +71,7 @@ pub(super) async fn refuse_definitions(
     }
     match found {
         Ok(differences) => refuse(&changed(&content.ownership, &owners, differences)),
-        Err(error) if is_endangered(&content.ownership, &owners, None) => Err(RestoreError::passing(
+        Err(error) if is_endangered(&content.ownership, &owners, CodeOf::Unnamed) => Err(RestoreError::passing(
             "restore.not_compared",
             format!("what others own beside the tenant's functions could not be compared: {error}"),
         )),
@@ -80,20 +81,33 @@ pub(super) async fn refuse_definitions(
 
 /// What of the differences is code, or guards rows, of another owner than one of `strangers`.
 fn changed(ownership: &[ObjectOwnership], strangers: &[&str], differences: &[Difference]) -> Vec<String> {
-    let code = differences.iter().filter_map(|difference| Some((difference, relation_of(difference)?)));
-    code.filter(|(_, relation)| is_endangered(ownership, strangers, *relation))
+    let code = differences.iter().filter_map(|difference| Some((difference, code_of(difference)?)));
+    code.filter(|(_, code)| is_endangered(ownership, strangers, *code))
         .map(|(difference, _)| difference.object.clone())
         .collect()
 }
 
-/// Whether the relation belongs to another than one of `strangers`. `None`, and one that is not recorded: whether any does.
-fn is_endangered(ownership: &[ObjectOwnership], strangers: &[&str], relation: Option<&str>) -> bool {
-    let owners = owners_of_relations(ownership);
+/// Whether the relation or routine belongs to another than one of `strangers`. Of a relation that is not named or not recorded: whether any does.
+fn is_endangered(ownership: &[ObjectOwnership], strangers: &[&str], code: CodeOf<'_>) -> bool {
     let is_anothers = |owner: &str| strangers.iter().any(|stranger| *stranger != owner);
+    let relation = match code {
+        CodeOf::Routine(name) => {
+            let routines = ownership.iter().filter(|o| ROUTINES.contains(&&*o.kind));
+            return routines.filter(|o| without_arguments(&o.identity) == name).any(|o| is_anothers(&o.owner));
+        }
+        CodeOf::Relation(name) => Some(name),
+        CodeOf::Unnamed => None,
+    };
+    let owners = owners_of_relations(ownership);
     match relation.and_then(|relation| owners.get(relation)) {
         Some(owner) => is_anothers(owner),
         None => owners.values().any(|owner| is_anothers(owner)),
     }
+}
+
+/// A routine's name: the records write arguments in two ways.
+fn without_arguments(routine: &str) -> &str {
+    routine.split_once('(').map_or(routine, |(name, _)| name)
 }
 
 fn owners_of_relations(ownership: &[ObjectOwnership]) -> HashMap<&str, &str> {
@@ -102,10 +116,20 @@ fn owners_of_relations(ownership: &[ObjectOwnership]) -> HashMap<&str, &str> {
     relations.map(|o| (o.identity.as_str(), o.owner.as_str())).collect()
 }
 
-/// `None`: no code. `Some(None)`: code of a relation that the difference does not name.
-fn relation_of(difference: &Difference) -> Option<Option<&str>> {
+/// What a difference in code is of.
+#[derive(Clone, Copy, Debug)]
+enum CodeOf<'a> {
+    Relation(&'a str),
+    /// Any of the routines with this name.
+    Routine(&'a str),
+    /// Of a relation that the difference does not name.
+    Unnamed,
+}
+
+/// `None`: no code.
+fn code_of(difference: &Difference) -> Option<CodeOf<'_>> {
     // The longer word first.
-    const KINDS: [&str; 16] = [
+    const KINDS: [&str; 18] = [
         "materialized view ",
         "view ",
         "foreign table ",
@@ -122,10 +146,12 @@ fn relation_of(difference: &Difference) -> Option<Option<&str>> {
         "cast ",
         "domain ",
         "statistics ",
+        "function ",
+        "procedure ",
     ];
     // What is not told one by one may be code.
     if [FURTHER, TOO_MANY].contains(&difference.what.as_str()) {
-        return Some(None);
+        return Some(CodeOf::Unnamed);
     }
     let (kind, name) = KINDS.iter().find_map(|kind| Some((kind.trim_end(), difference.object.strip_prefix(kind)?)))?;
     let what = difference.what.as_str();
@@ -135,16 +161,19 @@ fn relation_of(difference: &Difference) -> Option<Option<&str>> {
         "table" | "foreign table" => ["row level security", "inherits from", "partition bound"].contains(&what),
         "column" => is_new || ["default", "generated", "type"].contains(&what),
         "constraint" | "index" => is_new || what == "definition",
+        // That there is one is for `ownership` to say.
+        "function" | "procedure" => what == "definition",
         "aggregate" | "operator class" | "operator" | "cast" | "domain" | "statistics" => {
             is_new || !["comment", "existence", "statistics target"].contains(&what)
         }
         _ => what != "comment",
     };
     is_code.then(|| match kind {
-        "view" | "materialized view" | "table" | "foreign table" => Some(name),
-        "column" => name.rsplit_once('.').map(|(relation, _)| relation),
-        "index" | "aggregate" | "operator class" | "operator" | "cast" | "domain" | "statistics" => None,
-        _ => name.rsplit_once(" on ").map(|(_, relation)| relation),
+        "view" | "materialized view" | "table" | "foreign table" => CodeOf::Relation(name),
+        "function" | "procedure" => CodeOf::Routine(without_arguments(name)),
+        "column" => name.rsplit_once('.').map_or(CodeOf::Unnamed, |(relation, _)| CodeOf::Relation(relation)),
+        "index" | "aggregate" | "operator class" | "operator" | "cast" | "domain" | "statistics" => CodeOf::Unnamed,
+        _ => name.rsplit_once(" on ").map_or(CodeOf::Unnamed, |(_, relation)| CodeOf::Relation(relation)),
     })
 }
 
@@ -164,8 +193,13 @@ mod tests {
 
     #[test]
     fn what_is_code_of_another_owner_is_refused_and_nothing_else() {
-        let record =
-            [owned("table", "t.a", "platform"), owned("view", "t.v", "platform"), owned("table", "t.own", "tenant")];
+        let record = [
+            owned("table", "t.a", "platform"),
+            owned("view", "t.v", "platform"),
+            owned("table", "t.own", "tenant"),
+            owned("function", "t.price(integer)", "platform"),
+            owned("procedure", "t.mine(integer,text)", "tenant"),
+        ];
         for (object, what, found, is_refused) in [
             ("view t.v", "definition", Some("x"), true),
             ("view t.v", "comment", Some("x"), false),
@@ -177,6 +211,9 @@ mod tests {
             ("view t.v", "options", None, true),
             ("aggregate t.sum(integer)", "transition function", Some("t.f"), true),
             ("domain t.d", "comment", Some("x"), false),
+            ("function t.price(n integer)", "definition", Some("x"), true),
+            ("function t.price(n integer)", "comment", Some("x"), false),
+            ("procedure t.mine(IN a integer, OUT b text)", "definition", Some("x"), false),
             ("everything else", FURTHER, Some("9"), true),
             ("the schema", TOO_MANY, Some("more than are compared"), true),
             ("column t.own.note", "default", Some("x"), false),

@@ -123,9 +123,10 @@ async fn relation(
 }
 
 async fn routine(c: &mut PgConnection, role: &str, object: &OutsideObject) -> Result<bool, RestoreError> {
+    // With their mode: without it, a procedure is known by its OUT arguments too, and another may have the same types.
     let found: Option<(String, bool)> = sqlx::query_as(
         "SELECT format('%I.%I(%s)', n.nspname, p.proname, \
-                       (SELECT string_agg(format_type(t.type, NULL), ', ' ORDER BY t.position) \
+                       (SELECT string_agg('IN ' || format_type(t.type, NULL), ', ' ORDER BY t.position) \
                         FROM unnest(p.proargtypes) WITH ORDINALITY AS t(type, position))), \
                 has_function_privilege($3::name, p.oid, 'EXECUTE') \
          FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \

@@ -5,9 +5,11 @@ use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Plan, RestoreError, Session, Target, Way, altered, grants, new_database,
+    Plan, RestoreError, Session, Target, Way, altered,
+    given_away::{self, Inside},
+    grants, new_database,
     parts::drop_in_parts,
-    references::from_outside,
+    references::{Reference, from_outside, said},
     role::{self, execute},
     script::LeaveOut,
     stage::{self, Stage},
@@ -15,7 +17,11 @@ use super::{
 };
 use crate::{
     manifest::{DatabaseContent, DumpScope},
-    postgres::{ownership, quote::ident, tools::ClientTool},
+    postgres::{
+        ownership,
+        quote::{ident, literal},
+        tools::ClientTool,
+    },
     proof::{self, Surroundings},
     proof_record::ProofLevel,
 };
@@ -43,6 +49,8 @@ pub struct Finished {
     pub schema_oid: Option<u32>,
     /// Where what is there differs from what was recorded when the backup was made. Empty: verified.
     pub differences: Vec<String>,
+    /// Who outside the schema has come to refer to the replaced one since [`Session::prepare`], and will go on doing so.
+    pub warnings: Vec<String>,
 }
 
 /// What [`Session::roll_back`] found and did.
@@ -100,6 +108,7 @@ impl Session {
                 if !outside.is_empty() && !self.allow_detached_references {
                     return Err(detached(name, &outside));
                 }
+                self.detached.clone_from(&outside);
                 self.choose_way(content, *live_oid).await?;
                 if let (Way::Aside { because }, Some(_), Some(_)) = (&self.way, beside, live_oid) {
                     let message =
@@ -108,6 +117,7 @@ impl Session {
                 }
                 let mut tx = self.c.begin().await?;
                 role::create(&mut tx, &plan.role, &password, lifetime_seconds).await?;
+                role::let_in(&mut tx, &plan.role).await?;
                 match &self.way {
                     Way::OneTransaction => {
                         let word = role::random_word();
@@ -124,10 +134,7 @@ impl Session {
                     transaction_timeout: self.server_version < 170_000,
                     only_tables: beside.as_ref().and_then(|beside| Some((name.clone(), beside.tables.clone()?))),
                 };
-                outside
-                    .iter()
-                    .map(|what| format!("{what} refers to the replaced schema and will go on doing so"))
-                    .collect()
+                outside.iter().map(Reference::warning).collect()
             }
             Target::Database { database } => {
                 self.choose_way(content, None).await?;
@@ -157,7 +164,7 @@ impl Session {
     /// # Errors
     /// Then nothing was changed: call [`roll_back`](Self::roll_back), after a cancellation or a lost connection in a new session (the old
     /// one may still be counting). `restore.outside` when the dump made objects outside its
-    /// target; `restore.cancelled`.
+    /// target, or has given others a hold on it; `restore.cancelled`.
     pub async fn finish(
         &mut self,
         content: &DatabaseContent,
@@ -202,8 +209,7 @@ impl Session {
         if is_swap && schema(&mut self.c, name).await?.map(|s| s.oid) != *live_oid {
             return Err(changed(name));
         }
-        refuse_outside(&mut self.c, role_oid, Some(new_oid)).await?;
-        role::refuse_members(&mut self.c, role_oid).await?;
+        given_away::refuse(&mut self.c, role_oid, Inside::Schema(new_oid)).await?;
         let narrowed =
             beside.as_ref().and_then(|beside| beside.tables.as_deref()).map(|only| tables::narrow(content, only));
         let content = narrowed.as_ref().unwrap_or(content);
@@ -238,12 +244,15 @@ impl Session {
                 return Err(changed(name));
             }
         }
-        if let (Some(oid), None, false) = (live_oid, beside, self.allow_detached_references) {
+        let mut warnings = Vec::new();
+        if let (Some(oid), None) = (live_oid, beside) {
             // Made during the load, which may have taken hours.
             let outside = from_outside(&mut tx, *oid, true).await?;
-            if !outside.is_empty() {
+            if !outside.is_empty() && !self.allow_detached_references {
                 return Err(detached(name, &outside));
             }
+            let new = outside.iter().filter(|now| !self.detached.iter().any(|before| before.is(now)));
+            warnings.extend(new.map(Reference::warning));
         }
         if !is_swap {
             execute(&mut tx, ownership::give_up_name(name)).await?;
@@ -276,7 +285,7 @@ impl Session {
         }
         stage::reached(Stage::Swapping).await;
         tx.commit().await?;
-        Ok(Finished { schema_oid: Some(new_oid), differences })
+        Ok(Finished { schema_oid: Some(new_oid), differences, warnings })
     }
 
     /// Puts everything back as it was before the restore, from whatever point it had reached. Decides from the catalog, so a worker
@@ -355,7 +364,8 @@ async fn make_room(
             return Err(changed(name));
         }
     }
-    execute(tx, format!("CREATE SCHEMA {} AUTHORIZATION {}", ident(name), ident(role))).await
+    execute(tx, format!("CREATE SCHEMA {} AUTHORIZATION {}", ident(name), ident(role))).await?;
+    execute(tx, format!("DO {}", literal(&steps::for_its_owner_alone(name)))).await
 }
 
 pub(super) async fn rename(c: &mut PgConnection, from: &str, to: &str) -> Result<(), RestoreError> {
@@ -363,10 +373,10 @@ pub(super) async fn rename(c: &mut PgConnection, from: &str, to: &str) -> Result
 }
 
 /// Who outside would go on using what is replaced.
-fn detached(name: &str, outside: &[String]) -> RestoreError {
-    let named: Vec<&str> = outside.iter().take(20).map(String::as_str).collect();
-    let more =
-        if outside.len() > named.len() { format!(" and {} more", outside.len() - named.len()) } else { String::new() };
+fn detached(name: &str, outside: &[Reference]) -> RestoreError {
+    let mut named = said(outside);
+    let more = if named.len() > 20 { format!(" and {} more", named.len() - 20) } else { String::new() };
+    named.truncate(20);
     RestoreError::new(
         "restore.referenced_from_outside",
         format!(
@@ -386,31 +396,6 @@ pub(super) fn changed(name: &str) -> RestoreError {
         "restore.changed",
         format!("the schema {name:?} is not the one that this restore was planned for"),
     )
-}
-
-/// Refuses what a dump made outside its target: objects of the role in other schemas (where everybody may create), large objects.
-pub(super) async fn refuse_outside(c: &mut PgConnection, role: u32, inside: Option<u32>) -> Result<(), RestoreError> {
-    let outside: Vec<String> = sqlx::query_scalar(
-        "SELECT i.type || ' ' || i.identity FROM pg_catalog.pg_shdepend d \
-         CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) i \
-         WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND d.refobjid = $1::int8::oid AND d.deptype = 'o' \
-         AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
-         AND NOT (d.classid = 'pg_catalog.pg_namespace'::regclass AND d.objid = $2::int8::oid) \
-         AND (d.classid = 'pg_catalog.pg_namespace'::regclass OR i.schema IS DISTINCT FROM \
-              (SELECT quote_ident(nspname) FROM pg_catalog.pg_namespace WHERE oid = $2::int8::oid)) \
-         ORDER BY 1 LIMIT 20",
-    )
-    .bind(i64::from(role))
-    .bind(inside.map_or(0, i64::from))
-    .fetch_all(c)
-    .await?;
-    if inside.is_none() || outside.is_empty() {
-        return Ok(());
-    }
-    Err(RestoreError::new(
-        "restore.outside",
-        format!("the dump made objects outside its schema: {}", outside.join(", ")),
-    ))
 }
 
 /// What nobody could be named for goes to the restored schema's owner; if that is the role itself, to us. Then drops the role.

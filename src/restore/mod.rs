@@ -26,6 +26,7 @@ mod altered;
 mod archive;
 mod error;
 pub mod files;
+mod given_away;
 mod grants;
 mod in_place;
 mod load;
@@ -59,7 +60,7 @@ pub use self::{
     undo::Undone,
     way::Way,
 };
-use self::{script::LeaveOut, stage::Stage};
+use self::{references::Reference, script::LeaveOut, stage::Stage};
 use crate::{
     ids::RestoreId,
     postgres::{connect::ConnectInfo, inspect, tools::Tools},
@@ -156,6 +157,7 @@ impl Engine {
             password: None,
             word: None,
             schema_was: String::new(),
+            detached: Vec::new(),
             leave_out: LeaveOut::default(),
             dumped_by: 0,
             loader_pid: None,
@@ -181,6 +183,8 @@ pub struct Session {
     word: Option<SecretString>,
     /// The backup's schema, from [`prepare`](Self::prepare) on; empty for a whole database's.
     schema_was: String,
+    /// Who refers to the schema that is replaced, as [`prepare`](Self::prepare) has told.
+    detached: Vec<Reference>,
     /// The role's, from [`prepare`](Self::prepare) on; nobody else knows it.
     password: Option<SecretString>,
     leave_out: LeaveOut,

@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::{
     RestoreError, Session, Way, altered,
+    given_away::{self, Inside},
     in_place::{Finished, Recovery, rename},
     role::{self, execute},
     script::LeaveOut,
@@ -162,11 +163,7 @@ pub(super) async fn finish(
 ) -> Result<Finished, RestoreError> {
     let role = session.plan.role.clone();
     let scope = DumpScope::Database { database: database.to_owned() };
-    if let Some(oid) = role::oid(&mut session.c, &role).await? {
-        role::refuse_members(&mut session.c, oid).await?;
-    }
-    let mut target = session.target_connect().connect().await?;
-    role::roll_back_prepared(&mut target, &role).await?;
+    let mut target = shut_target(session, database).await?;
     // Of a schema's backup nothing else in the database was recorded.
     let (owned, surroundings) = match &content.scope {
         schema @ DumpScope::Schema { .. } => (schema, Surroundings::Ignored),
@@ -194,7 +191,17 @@ pub(super) async fn finish(
     stage::reached(Stage::Swapping).await;
     tx.commit().await?;
     _ = target.close().await;
-    Ok(Finished { schema_oid: None, differences })
+    Ok(Finished { schema_oid: None, differences, warnings: Vec::new() })
+}
+
+/// A connection to the new database, to which nobody else comes any more, and of which nothing is another's.
+pub(super) async fn shut_target(session: &Session, database: &str) -> Result<PgConnection, RestoreError> {
+    let mut target = session.target_connect().connect().await?;
+    given_away::shut(&mut target, database).await?;
+    if let Some(oid) = role::oid(&mut target, &session.plan.role).await? {
+        given_away::refuse(&mut target, oid, Inside::Database).await?;
+    }
+    Ok(target)
 }
 
 /// A dump without `--create` says nothing of its database; one that has done so all the same, as its owner, has given a search path to whoever
@@ -203,6 +210,12 @@ async fn forget_what_was_said_of_it(c: &mut PgConnection, database: &str) -> Res
     let name = ident(database);
     execute(c, format!("ALTER DATABASE {name} RESET ALL")).await?;
     execute(c, format!("ALTER DATABASE {name} WITH {AS_MADE}")).await?;
+    revoke_all(c, database).await
+}
+
+/// Takes every right to a database from everybody but its owner.
+pub(super) async fn revoke_all(c: &mut PgConnection, database: &str) -> Result<(), RestoreError> {
+    let name = ident(database);
     let grantees: Vec<Option<String>> = sqlx::query_scalar(
         "SELECT DISTINCT r.rolname::text FROM pg_catalog.pg_database d CROSS JOIN LATERAL aclexplode(d.datacl) a \
          LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee WHERE d.datname = $1 AND a.grantee <> d.datdba",
@@ -236,7 +249,7 @@ async fn make_droppable(session: &mut Session, database: &str) -> Result<(), Res
         // A time limit of one millisecond, for one.
         execute(&mut session.c, format!("ALTER DATABASE {} RESET ALL", ident(database))).await?;
         let mut target = session.target_connect().connect().await?;
-        role::roll_back_prepared(&mut target, &session.plan.role).await?;
+        role::roll_back_prepared_by(&mut target, None).await?;
         _ = target.close().await;
     }
     Ok(())

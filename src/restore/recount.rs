@@ -2,7 +2,7 @@
 
 use sqlx::Connection as _;
 
-use super::{RestoreError, Session, Target, Way, altered, in_place::schema, role};
+use super::{RestoreError, Session, Target, Way, altered, in_place::schema, new_database, role};
 use crate::{
     manifest::{DatabaseContent, DumpScope},
     postgres::ownership,
@@ -51,12 +51,8 @@ impl Session {
         };
         let (database, role) = (database.clone(), self.plan.role.clone());
         role::disable(&mut self.c, &role).await?;
-        if let Some(oid) = role::oid(&mut self.c, &role).await? {
-            role::refuse_members(&mut self.c, oid).await?;
-        }
         let scope = scope_within(&database, content);
-        let mut target = self.target_connect().connect().await?;
-        role::roll_back_prepared(&mut target, &role).await?;
+        let mut target = new_database::shut_target(self, &database).await?;
         let found = proof::differences(&mut target, &scope, content, Surroundings::Ignored).await;
         altered::refuse_definitions(&mut target, content, self.server_version, &found).await?;
         let differences = found?;

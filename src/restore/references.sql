@@ -45,9 +45,9 @@ WITH RECURSIVE reached(class, object) AS (
     END AS schema
     FROM reached r
 )
-SELECT DISTINCT i.type || ' ' || i.identity
+SELECT p.class::int8 AS class, p.object::int8 AS object, i.type || ' ' || i.identity AS said
 FROM placed p, pg_identify_object(p.class, p.object, 0) i
 WHERE p.schema IS DISTINCT FROM $1::int8::oid AND i.identity IS NOT NULL
   -- a foreign key's own triggers are named by the foreign key
   AND NOT (p.class = 'pg_catalog.pg_trigger'::regclass AND EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.oid = p.object AND t.tgisinternal))
-ORDER BY 1
+ORDER BY 3

@@ -96,16 +96,21 @@ pub(super) async fn create(
         let options = if version >= 160_000 { " WITH INHERIT TRUE, SET TRUE" } else { "" };
         execute(c, format!("GRANT {} TO CURRENT_USER{options}", ident(role))).await?;
     }
-    let may_connect: bool =
-        sqlx::query_scalar("SELECT has_database_privilege($1::name, current_database(), 'CONNECT')")
-            .bind(role)
-            .fetch_one(&mut *c)
-            .await?;
-    if !may_connect {
-        let database: String = sqlx::query_scalar("SELECT current_database()::text").fetch_one(&mut *c).await?;
-        execute(c, format!("GRANT CONNECT ON DATABASE {} TO {}", ident(&database), ident(role))).await?;
-    }
     Ok(())
+}
+
+/// Lets the role into the connection's database, in which it restores, where not everybody may come in.
+pub(super) async fn let_in(c: &mut PgConnection, role: &str) -> Result<(), RestoreError> {
+    let (may_connect, database): (bool, String) = sqlx::query_as(
+        "SELECT has_database_privilege($1::name, current_database(), 'CONNECT'), current_database()::text",
+    )
+    .bind(role)
+    .fetch_one(&mut *c)
+    .await?;
+    if may_connect {
+        return Ok(());
+    }
+    execute(c, format!("GRANT CONNECT ON DATABASE {} TO {}", ident(&database), ident(role))).await
 }
 
 /// The role's oid, while it exists.
@@ -120,55 +125,43 @@ pub(super) async fn oid(c: &mut PgConnection, role: &str) -> Result<Option<u32>,
 /// Shuts the role out: no new session, and none of its old ones runs when this returns. Safe to repeat.
 pub(super) async fn disable(c: &mut PgConnection, role: &str) -> Result<(), RestoreError> {
     execute(c, format!("ALTER ROLE {} NOLOGIN", ident(role))).await?;
-    // Ten rounds of up to five seconds each: a backend ends at its next check for interrupts.
-    for _ in 0..10 {
-        let left: i64 = sqlx::query_scalar(
-            "SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, 5000)) FROM pg_catalog.pg_stat_activity WHERE usename = $1",
-        )
-        .bind(role)
-        .fetch_one(&mut *c)
-        .await?;
-        let running: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE usename = $1")
-            .bind(role)
-            .fetch_one(&mut *c)
-            .await?;
-        if left == 0 && running == 0 {
-            return roll_back_prepared(c, role).await;
-        }
-    }
-    Err(RestoreError::passing("restore.session_remains", format!("a session of role {role:?} does not end")))
+    end_sessions(c, "usename = $1", role).await?;
+    roll_back_prepared(c, role).await
 }
 
-/// Refuses what a dump has loaded that has made others members of its role, which PostgreSQL before 16 lets every role do: they could change
-/// what was loaded after it was compared.
-pub(super) async fn refuse_members(c: &mut PgConnection, role: u32) -> Result<(), RestoreError> {
-    let members: Vec<String> = sqlx::query_scalar(
-        "SELECT quote_ident(m.rolname) FROM pg_catalog.pg_auth_members a JOIN pg_catalog.pg_roles m ON m.oid = a.member \
-         WHERE a.roleid = $1::int8::oid AND m.rolname <> current_user ORDER BY 1",
-    )
-    .bind(i64::from(role))
-    .fetch_all(c)
-    .await?;
-    if members.is_empty() {
-        return Ok(());
+/// Ends everybody's sessions for which this condition on `pg_stat_activity` holds, with `name` as `$1`. None of them runs when this returns.
+pub(super) async fn end_sessions(c: &mut PgConnection, which: &str, name: &str) -> Result<(), RestoreError> {
+    let count = async |c: &mut PgConnection, what: &str| -> Result<i64, sqlx::Error> {
+        let statement = format!("SELECT count(*) {what} FROM pg_catalog.pg_stat_activity WHERE {which}");
+        sqlx::query_scalar(AssertSqlSafe(statement)).bind(name).fetch_one(c).await
+    };
+    // Ten rounds of up to five seconds each: a backend ends at its next check for interrupts.
+    for _ in 0..10 {
+        let left = count(&mut *c, "FILTER (WHERE NOT pg_terminate_backend(pid, 5000))").await?;
+        if left == 0 && count(&mut *c, "").await? == 0 {
+            return Ok(());
+        }
     }
-    Err(RestoreError::new(
-        "restore.outside",
-        format!("the dump made others members of its restore's role: {}", members.join(", ")),
-    ))
+    Err(RestoreError::passing("restore.session_remains", format!("a session of {name:?} does not end")))
 }
 
 /// A transaction that a dump has prepared outlives its session, with its locks, and ends only in its own database: the connection's.
 pub(super) async fn roll_back_prepared(c: &mut PgConnection, role: &str) -> Result<(), RestoreError> {
-    let prepared: Vec<String> = sqlx::query_scalar(
-        "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE owner = $1 AND database = current_database()",
+    roll_back_prepared_by(c, Some(role)).await
+}
+
+/// The same of whoever has prepared it, in a database that was made for the dump; or of this role.
+pub(super) async fn roll_back_prepared_by(c: &mut PgConnection, role: Option<&str>) -> Result<(), RestoreError> {
+    let prepared: Vec<(String, String)> = sqlx::query_as(
+        "SELECT gid, owner::text FROM pg_catalog.pg_prepared_xacts \
+         WHERE ($1::text IS NULL OR owner = $1) AND database = current_database()",
     )
     .bind(role)
     .fetch_all(&mut *c)
     .await?;
-    for gid in prepared {
+    for (gid, owner) in prepared {
         // Whoever is no superuser has to be the one who prepared it. Source: `LockGXact` in twophase.c.
-        execute(c, format!("SET ROLE {}", ident(role))).await?;
+        execute(c, format!("SET ROLE {}", ident(&owner))).await?;
         let ended = execute(c, format!("ROLLBACK PREPARED {}", literal(&gid))).await;
         execute(c, "RESET ROLE".to_owned()).await?;
         ended?;

@@ -52,6 +52,19 @@ impl<'a> Names<'a> {
     }
 }
 
+/// A block of PL/pgSQL that takes from everybody else what a new schema came with: a platform's event trigger may give rights to each. The recorded
+/// ones come back with the owners.
+pub(super) fn for_its_owner_alone(schema: &str) -> String {
+    let name = literal(schema);
+    format!(
+        "DECLARE grantee pg_catalog.text; BEGIN \
+         FOR grantee IN SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END \
+             FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a \
+             WHERE n.nspname = {name} AND a.grantee <> n.nspowner \
+         LOOP EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA %I FROM %s CASCADE', {name}, grantee); END LOOP; END;"
+    )
+}
+
 /// What is said before the dump.
 pub(super) fn aside(plan: &Plan, word: &str) -> String {
     format!("SELECT {}.step_aside({});\n", ident(&plan.role), literal(word))
@@ -79,11 +92,12 @@ pub(super) async fn make(c: &mut PgConnection, plan: &Plan, word: &str) -> Resul
     let aside = format!(
         "BEGIN {check} \
          IF NOT ({is_live}) THEN RAISE EXCEPTION 'the schema is not the one that this restore was planned for'; END IF; \
-         {} CREATE SCHEMA {} AUTHORIZATION {role}; \
+         {} CREATE SCHEMA {} AUTHORIZATION {role}; {} \
          INSERT INTO {home}.state (began_in, made) SELECT pg_catalog.pg_current_xact_id(), n.oid \
              FROM pg_catalog.pg_namespace n WHERE n.nspname = {}; END",
         names.rename(names.schema, names.side),
         ident(names.schema),
+        for_its_owner_alone(names.schema),
         literal(names.schema),
     );
     let back = format!(

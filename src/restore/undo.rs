@@ -7,7 +7,7 @@ use super::{
     in_place::{LOCK_TIMEOUT, changed, rename, schema},
     is_side_name,
     parts::drop_in_parts,
-    references::from_outside,
+    references::{from_outside, said},
     role::{self, execute},
 };
 use crate::postgres::quote::ident;
@@ -61,7 +61,7 @@ impl Session {
         }
         // Told and not refused: an undo is for the hour of need.
         let detached = match now_oid {
-            Some(oid) => from_outside(&mut tx, oid, true).await?,
+            Some(oid) => from_outside(&mut tx, oid, true).await?.into_iter().map(|reference| reference.said).collect(),
             None => Vec::new(),
         };
         if now.is_some() {
@@ -105,7 +105,7 @@ impl Session {
                     "restore.referenced",
                     format!(
                         "the replaced schema {name:?} cannot be dropped, others refer to it: {}",
-                        outside.join(", ")
+                        said(&outside).join(", ")
                     ),
                 ));
             }

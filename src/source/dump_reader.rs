@@ -21,6 +21,8 @@ pub(super) struct Seen {
     pub bytes: AtomicU64,
     /// The last [`TAIL`] bytes.
     pub tail: Mutex<Vec<u8>>,
+    /// How many tables' rows have passed, where they are looked for.
+    pub tables: AtomicU64,
     /// Where the rows' digests come from the dump.
     pub rows: Mutex<Option<DumpedRows>>,
 }
@@ -57,6 +59,7 @@ impl Read for DumpReader {
         let new = &buffer[..length];
         if let Some(rows) = &mut *self.seen.rows.lock().unwrap_or_else(PoisonError::into_inner) {
             rows.feed(new);
+            self.seen.tables.store(rows.passed(), Ordering::Release);
         }
         self.seen.bytes.fetch_add(length as u64, Ordering::Release);
         let mut tail = self.seen.tail.lock().unwrap_or_else(PoisonError::into_inner);

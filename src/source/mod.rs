@@ -31,11 +31,23 @@ pub struct SourceReport {
     pub holds: Content,
 }
 
+/// How many of a database's tables have passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    pub done: u64,
+    pub all: u64,
+}
+
 /// One run of a source: `start`, read to the end, then `finish`; or `abort` at any point.
 #[async_trait]
 pub trait Source: Send {
     /// Starts the run. The reader blocks, is read on a thread of its own, and reaches its end when the source ends or is aborted.
     async fn start(&mut self) -> Result<Box<dyn Read + Send>, SourceError>;
+
+    /// How many tables have passed through the reader, where the bytes tell.
+    fn tables(&self) -> Option<Tables> {
+        None
+    }
 
     /// Waits for the source's own verdict: exit status, the schema still the same one. Only `Ok` means that all bytes came.
     async fn finish(self: Box<Self>) -> Result<SourceReport, SourceError>;

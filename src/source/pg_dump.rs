@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::types::Oid};
 use tokio::task::JoinHandle;
 
 use super::{
-    Source, SourceError, SourceReport,
+    Source, SourceError, SourceReport, Tables,
     dump_reader::{DumpReader, Seen},
     failure::{classify_words, from_sql, last_words},
 };
@@ -34,7 +34,7 @@ use crate::{
         quote::{dump_pattern, qualified},
         tools::{ChildEnvironment, ClientTool, Tool, Tools, display_version},
     },
-    proof::{self, NotWhole},
+    proof::{self, DumpedRows, NotWhole},
     proof_record::{Proof, ProofLevel},
 };
 
@@ -85,6 +85,8 @@ struct Run {
     /// The schema as it was when the snapshot was taken; `None` for a whole database.
     schema: Option<u32>,
     chosen: Option<Arc<Chosen>>,
+    /// How many tables' rows are looked for while they pass, if any are.
+    tables: Option<u64>,
     /// Holds the password file.
     _environment: ChildEnvironment,
 }
@@ -220,13 +222,14 @@ impl PgDump {
                 .await
                 .map_err(sql)?;
 
-        let dumped = if self.proof == ProofLevel::Full && options.format == Format::Sql {
+        let dumped = if options.format == Format::Sql {
             let filled = Self::filled(options, chosen.as_deref());
-            proof::dumped_rows(&mut connection, filled, &encoding).await.map_err(sql)?
+            proof::dumped_rows(&mut connection, filled, &encoding, self.proof).await.map_err(sql)?
         } else {
             None
         };
         let rows_are_dumped = dumped.is_some();
+        let tables = dumped.as_ref().map(DumpedRows::wanted);
 
         // An error of ours ends only what is after this: the snapshot stays for `pg_dump`, whose words tell people more.
         sqlx::raw_sql("SAVEPOINT counting").execute(&mut connection).await.map_err(sql)?;
@@ -247,7 +250,7 @@ impl PgDump {
             Inspection(tokio::spawn(find(connection, options.clone(), level, chosen.clone(), info.clone())));
         let seen = Arc::new(Seen { rows: Mutex::new(dumped), ..Seen::default() });
         let _environment = environment;
-        let run = Run { child, inspection, seen, tool, server_version, schema, chosen, _environment };
+        let run = Run { child, inspection, seen, tool, server_version, schema, chosen, tables, _environment };
         Ok((run, stdout))
     }
 
@@ -344,15 +347,13 @@ impl PgDump {
         run: &Run,
         found: &mut Found,
     ) -> Result<Result<(), NotWhole>, SourceError> {
-        let is_left_out = |schema: &String, table: &String| {
-            self.without_rows.iter().any(|(of_schema, name)| (of_schema, name) == (schema, table))
+        let is_left_out = |schema: &str, table: &str| {
+            self.without_rows.iter().any(|(of_schema, name)| (of_schema.as_str(), name.as_str()) == (schema, table))
         };
         let dumped = run.seen.rows.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut proved = Ok(());
-        if let Some(mut dumped) = dumped {
-            let counted: Vec<_> = found.tables.iter().filter(|t| !is_left_out(&t.schema, &t.table)).cloned().collect();
-            let filled = Self::filled(&self.options, run.chosen.as_deref());
-            proved = proof::complete(connection, filled, &counted, &mut dumped, &mut found.proof)
+        if let Some(dumped) = dumped {
+            proved = proof::complete(connection, dumped, is_left_out, &mut found.tables, &mut found.proof)
                 .await
                 .map_err(|error| from_sql(&self.options.connect, error))?;
         }
@@ -386,6 +387,12 @@ impl Source for PgDump {
         let reader = DumpReader::new(stdout, Arc::clone(&run.seen));
         self.run = Some(run);
         Ok(Box::new(reader))
+    }
+
+    fn tables(&self) -> Option<Tables> {
+        let run = self.run.as_ref()?;
+        let all = run.tables?;
+        Some(Tables { done: run.seen.tables.load(Ordering::Acquire).min(all), all })
     }
 
     async fn finish(mut self: Box<Self>) -> Result<SourceReport, SourceError> {

@@ -70,17 +70,29 @@ async fn how_much_is_proved_is_set_for_a_project_or_a_request_and_shown_with_wha
 }
 
 #[tokio::test]
-async fn the_doctor_reports_that_vulnerable_clients_are_allowed() {
-    let (holdfast, _) = Holdfast::on_fresh_database().await;
+async fn the_doctor_reports_vulnerable_clients_and_a_database_that_is_called_like_our_own() {
+    let (holdfast, info) = Holdfast::on_fresh_database().await;
     holdfast.run(&["migrate"]).expect(0);
     let warns = |holdfast: &Holdfast| {
         let findings = holdfast.run(&["doctor", "--json"]).json();
         let mut findings = findings.as_array().unwrap().clone();
-        findings.retain(|finding| finding["check"] == "vulnerable clients");
+        let told = ["vulnerable clients", "database holdfast-control-plane"];
+        findings.retain(|finding| told.iter().any(|check| finding["check"] == *check));
         findings
     };
     assert_eq!(warns(&holdfast), Vec::<serde_json::Value>::new());
+    sqlx::raw_sql(
+        "INSERT INTO control_plane.databases (name, url_sealed, shown_as) VALUES ('holdfast-control-plane', 'x', 'x')",
+    )
+    .execute(&mut support::connect(&info).await)
+    .await
+    .unwrap();
     let found = warns(&holdfast.with("HOLDFAST_RESTORE_ALLOW_VULNERABLE_CLIENTS", "true"));
-    assert_eq!((found.len(), &found[0]["status"]), (1, &"warn".into()), "{found:?}");
+    assert_eq!(
+        (found.len(), &found[0]["status"], &found[1]["status"]),
+        (2, &"warn".into(), &"warn".into()),
+        "{found:?}"
+    );
     assert!(found[0].to_string().contains("CVE-2026-116314"));
+    assert!(found[1]["remedy"].as_str().unwrap().contains("under another name"));
 }

@@ -21,6 +21,8 @@ fn mixed(platform: &str, tenant: &str) -> String {
          CREATE POLICY own ON tenant_acme.book USING (note = current_user);
          CREATE VIEW tenant_acme.looks AS SELECT b.id FROM tenant_acme.book b WHERE b.note IN ('a', 'b');
          ALTER TABLE tenant_acme.book OWNER TO {platform}; ALTER VIEW tenant_acme.looks OWNER TO {platform};
+         CREATE FUNCTION tenant_acme.price(who text DEFAULT 'none') RETURNS text LANGUAGE sql AS 'SELECT who';
+         ALTER FUNCTION tenant_acme.price(text) OWNER TO {platform};
          CREATE FUNCTION tenant_acme.mine() RETURNS text LANGUAGE sql AS 'SELECT current_user::text';
          CREATE FUNCTION tenant_acme.hook() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
          CREATE FUNCTION tenant_acme.late() RETURNS bool LANGUAGE sql AS 'SELECT true';
@@ -71,6 +73,11 @@ async fn what_a_tenants_code_changes_of_the_platforms_while_it_is_loaded_is_not_
         (
             "CREATE TRIGGER hook BEFORE INSERT ON tenant_acme.book FOR EACH ROW EXECUTE FUNCTION tenant_acme.hook()",
             "trigger hook on tenant_acme.book",
+        ),
+        // It runs as whoever calls the platform's function.
+        (
+            "CREATE OR REPLACE FUNCTION tenant_acme.price(who text DEFAULT tenant_acme.mine()) RETURNS text LANGUAGE sql AS 'SELECT who'",
+            "function tenant_acme.price",
         ),
         ("ALTER TABLE tenant_acme.book ADD CHECK (tenant_acme.mine() <> '')", "on tenant_acme.book"),
     ] {

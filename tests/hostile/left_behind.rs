@@ -33,6 +33,9 @@ async fn nothing_that_a_dump_prepares_or_says_of_a_new_database_keeps_it_there()
         "ALTER SYSTEM SET max_prepared_transactions = 10",
         "CREATE DATABASE app TEMPLATE template0",
         "CREATE ROLE administrator LOGIN CREATEROLE CREATEDB PASSWORD 'known'",
+        "CREATE ROLE helper LOGIN PASSWORD 'known'",
+        "REVOKE CONNECT ON DATABASE app FROM PUBLIC",
+        "GRANT CONNECT ON DATABASE app TO administrator",
         "CHECKPOINT",
     ] {
         run(&mut c, sql).await;
@@ -51,6 +54,16 @@ async fn nothing_that_a_dump_prepares_or_says_of_a_new_database_keeps_it_there()
         let Target::Database { database } = &plan.target else { unreachable!() };
         let mut session = engine.open(&plan).await.unwrap();
         session.prepare(&proof, HOUR).await.unwrap();
+        let mut admin = cluster.info.connect().await.unwrap();
+        let may_connect: bool = sqlx::query_scalar("SELECT has_database_privilege($1::name, 'app', 'CONNECT')")
+            .bind(&plan.role)
+            .fetch_one(&mut admin)
+            .await
+            .unwrap();
+        assert!(!may_connect, "it has nothing to do there");
+        if hostile.contains("SET ROLE helper") {
+            run(&mut admin, &format!("GRANT helper TO {}", plan.role)).await;
+        }
         let content = with(&text, &hostile.replace("DATABASE_", database));
         session.load(&load(Format::Sql, good(&content))).await.unwrap();
         (session, plan)
@@ -76,6 +89,35 @@ async fn nothing_that_a_dump_prepares_or_says_of_a_new_database_keeps_it_there()
         }
     }
 
+    // As another role, which a helper has lent.
+    let theirs =
+        PREPARED.replace("DELETE FROM shop.orders; ", "").replace("BEGIN; LOCK", "BEGIN; SET ROLE helper; LOCK");
+    let theirs =
+        format!("GRANT ALL ON SCHEMA shop TO helper; GRANT ALL ON shop.orders TO helper; {theirs} RESET ROLE;");
+    let (mut session, _) = loaded(&scene.engine, &theirs).await;
+    assert_eq!(left(&mut c).await.iter().filter(|what| *what == "transaction left").count(), 1);
+    assert_eq!(session.roll_back().await.unwrap(), Recovery::RolledBack);
+    session.close().await;
+    assert_eq!(left(&mut c).await, Vec::<String>::new());
+    let (mut session, _) = loaded(&scene.engine, "SET ROLE helper; RESET ROLE;").await;
+    let refused = session.finish(&proof, &CancellationToken::new()).await.unwrap_err();
+    assert!(refused.code == "restore.outside" && refused.message.contains("helper"), "{refused}");
+    assert_eq!(session.roll_back().await.unwrap(), Recovery::RolledBack);
+    session.close().await;
+
+    // Whom the dump has let in is out before anything is compared, with all that he has not committed.
+    let said = "GRANT ALL ON DATABASE DATABASE_ TO helper; GRANT ALL ON SCHEMA shop TO helper;";
+    let (mut session, plan) = loaded(&scene.engine, said).await;
+    let Target::Database { database } = &plan.target else { unreachable!() };
+    let as_helper = cluster.info.with_database(database).with_user("helper", SecretString::from("known"));
+    let mut helper = as_helper.connect().await.unwrap();
+    run(&mut helper, "BEGIN; CREATE FUNCTION shop.late() RETURNS int LANGUAGE sql AS 'SELECT 1'").await;
+    let finished = session.finish(&proof, &CancellationToken::new()).await.unwrap();
+    assert_eq!(finished.differences, Vec::<String>::new());
+    session.close().await;
+    sqlx::raw_sql("COMMIT").execute(&mut helper).await.unwrap_err();
+    run(&mut c, &format!("DROP DATABASE {database}")).await;
+
     // What is said of one that is finished: neither settings for whoever connects, nor rights, nor limits.
     run(&mut c, "CREATE ROLE stranger").await;
     let said = format!("{everything} GRANT ALL ON DATABASE DATABASE_ TO stranger;");
@@ -95,6 +137,18 @@ async fn nothing_that_a_dump_prepares_or_says_of_a_new_database_keeps_it_there()
     assert_eq!((settings, rights, is_plain), (0, false, true));
     run(&mut c, &format!("DROP DATABASE {database}")).await;
     run(&mut c, "DROP ROLE stranger").await;
+
+    // Of a schema, the role is let into the one database that it goes to, and nothing of that is left.
+    let rights = "SELECT datacl::text FROM pg_database WHERE datname = 'app'";
+    let before: Option<String> = sqlx::query_scalar(rights).fetch_one(&mut c).await.unwrap();
+    let (bytes, of_schema) = scene.dump_scope(DumpScope::Schema { schema: "shop".to_owned() }, Format::Sql).await;
+    let plan = scene.engine.plan_schema(RestoreId::generate(), "shop").await.unwrap();
+    let (mut session, restored) = scene.load(&plan, &of_schema, Format::Sql, good(&bytes)).await;
+    restored.unwrap();
+    assert_eq!(session.finish(&of_schema, &CancellationToken::new()).await.unwrap().differences, Vec::<String>::new());
+    session.close().await;
+    assert_eq!(sqlx::query_scalar::<_, Option<String>>(rights).fetch_one(&mut c).await.unwrap(), before);
+    assert_eq!(left(&mut c).await, Vec::<String>::new());
 
     // One that is finished has no lock of the dump's in its way.
     let (mut session, plan) = loaded(&scene.engine, PREPARED).await;

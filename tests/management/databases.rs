@@ -1,3 +1,7 @@
+use holdfast::{
+    catalog::{self, CatalogError, NewProject, ProjectScope},
+    postgres::connect::ConnectInfo,
+};
 use serde_json::{Value, json};
 use sqlx::Executor;
 
@@ -68,6 +72,36 @@ async fn what_is_wrong_is_told_with_the_fields_name() {
             "database.not_found"
         );
     }
+}
+
+#[tokio::test]
+async fn a_database_that_was_registered_under_our_own_ones_name_is_taken_for_neither() {
+    const NAME: &str = "holdfast-control-plane";
+    let api = TestApi::new().await;
+    let (app, olga) = (&api.app, operator(&api));
+    let at = |info: Result<ConnectInfo, CatalogError>| info.map(|info| info.to_string()).map_err(|e| e.to_string());
+    assert_eq!(at(app.database(Some(NAME)).await), Ok(app.control.to_string()));
+    // As older versions let it be.
+    let theirs: ConnectInfo = "postgres://u@elsewhere/d".parse().unwrap();
+    let sealed = app.keys.seal_database(NAME, &theirs).unwrap();
+    catalog::add_database(&app.pool, NAME, &sealed, &theirs.to_string()).await.unwrap();
+    let new = NewProject {
+        id: "lodger".parse().unwrap(),
+        name: "lodger".to_owned(),
+        slug: None,
+        organization_id: None,
+        scope: ProjectScope::Schema("tenant_lodger".to_owned()),
+        database_name: Some(NAME.to_owned()),
+    };
+    let project = catalog::add_project(&app.pool, &new).await.unwrap();
+    assert_eq!(at(app.project_database(&project).await), Ok(theirs.to_string()), "a project is where it was");
+    let refused = at(app.database(Some(NAME)).await).unwrap_err();
+    assert!(refused.contains("under another name"), "{refused}");
+    // What the refusal tells to do.
+    add(&api, "theirs", "postgres://u@elsewhere/d").await.data(201);
+    api.patch(&olga, "/api/projects/lodger", json!({ "database": "theirs" })).await.data(200);
+    assert_eq!(api.delete(&olga, &format!("/api/databases/{NAME}")).await.status, 204);
+    assert_eq!(at(app.database(Some(NAME)).await), Ok(app.control.to_string()));
 }
 
 #[tokio::test]

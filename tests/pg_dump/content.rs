@@ -7,7 +7,7 @@ use holdfast::{
     manifest::DumpScope,
     postgres::{inspect, tools::ClientTool},
     source::{
-        Source,
+        Source, Tables,
         pg_dump::{PgDump, PgDumpOptions},
     },
 };
@@ -155,9 +155,12 @@ async fn the_proof_is_of_the_dumps_own_moment() {
     database.run(schema_with("s", "BEFORE")).await;
     database.run("CREATE TABLE s.filler AS SELECT repeat('x', 1000) AS x FROM generate_series(1, 20000)").await;
     let mut source = Box::new(PgDump::new(installed().await, database.options("s")));
+    assert_eq!(source.tables(), None);
     let reader = source.start().await.unwrap();
+    assert_eq!(source.tables().map(|tables| tables.all), Some(2));
     database.run("INSERT INTO s.t SELECT 'AFTER' FROM generate_series(1, 10); CREATE TABLE s.later (x int)").await;
     let text = String::from_utf8(read_all(reader).await).unwrap();
+    assert_eq!(source.tables(), Some(Tables { done: 2, all: 2 }));
     let report = Report::from(source.finish().await.unwrap());
     assert!(text.contains("BEFORE") && !text.contains("AFTER"));
     assert_eq!(report.database.tables, [rows("s", "filler", 20_000), rows("s", "t", 1)]);

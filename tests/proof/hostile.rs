@@ -1,6 +1,12 @@
 //! Code of the tenant that would run as the role that proves: it does not.
 
-use holdfast::{postgres::connect::ConnectInfo, proof_record::ProofLevel};
+use std::time::Duration;
+
+use holdfast::{
+    manifest::DumpScope,
+    postgres::{connect::ConnectInfo, inspect},
+    proof_record::ProofLevel,
+};
 use secrecy::SecretString;
 
 use super::scene::{Scene, differences, run};
@@ -96,5 +102,44 @@ async fn nothing_of_the_tenants_runs_while_it_is_proved_by_a_superuser_or_by_a_d
     let lost = &by_superuser.requirements.not_restorable;
     assert!(lost.iter().any(|what| what == "cast (t.mood as jsonb)"), "{lost:?}");
     assert!(by_superuser.requirements.warnings().iter().any(|line| line.contains("cast (t.mood as")), "{lost:?}");
+    scene.clean().await;
+}
+
+#[tokio::test]
+async fn what_takes_a_sequences_place_while_it_is_looked_at_is_not_run() {
+    let scene = Scene::with(
+        "CREATE SCHEMA t; CREATE SEQUENCE t.numbers; CREATE TABLE t.evidence (who text);
+         CREATE FUNCTION t.trap() RETURNS bool LANGUAGE sql VOLATILE AS
+             'INSERT INTO t.evidence VALUES (current_user); SELECT true'",
+    )
+    .await;
+    let (mut tenant, mut ours) = (scene.info.connect().await.unwrap(), scene.info.connect().await.unwrap());
+    let is_known = "SELECT EXISTS (SELECT FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind')";
+    if !sqlx::query_scalar::<_, bool>(is_known).fetch_one(&mut ours).await.unwrap() {
+        // A server of before August 2024.
+        return scene.clean().await;
+    }
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut ours).await.unwrap();
+    run(
+        &mut tenant,
+        "BEGIN; DROP SEQUENCE t.numbers; CREATE VIEW t.numbers AS SELECT 1::int8 AS last_value, t.trap() AS is_called",
+    )
+    .await;
+    let looking =
+        tokio::spawn(async move { inspect::sequences(&mut ours, &DumpScope::Schema { schema: "t".to_owned() }).await });
+    // It has seen the sequence, and waits for it.
+    let mut c = scene.info.connect().await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock')";
+    while !sqlx::query_scalar::<_, bool>(waits).bind(pid).fetch_one(&mut c).await.unwrap() {
+        assert!(tokio::time::Instant::now() < deadline, "nobody waits for the sequence");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    run(&mut tenant, "COMMIT").await;
+    let refused = looking.await.unwrap().unwrap_err().to_string();
+    assert!(refused.contains("non-system view"), "{refused}");
+    let evidence: Vec<String> = sqlx::query_scalar("SELECT who FROM t.evidence").fetch_all(&mut c).await.unwrap();
+    assert_eq!(evidence, Vec::<String>::new());
+    drop(tenant);
     scene.clean().await;
 }

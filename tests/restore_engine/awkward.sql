@@ -3,6 +3,9 @@ CREATE SCHEMA neighbour;
 CREATE TABLE neighbour.countries (code text PRIMARY KEY);
 INSERT INTO neighbour.countries VALUES ('DE'), ('FR'), ('JP');
 CREATE TABLE neighbour.refers (id int PRIMARY KEY, note text);
+CREATE FUNCTION neighbour.twin(int, text) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE PROCEDURE neighbour.twin(a int, OUT b text) LANGUAGE plpgsql AS $$ BEGIN b := a; END $$;
+REVOKE EXECUTE ON FUNCTION neighbour.twin(int, text) FROM PUBLIC;
 INSERT INTO neighbour.refers SELECT i, 'note ' || i FROM pg_catalog.generate_series(1, 50) i;
 
 CREATE SCHEMA "My ""Ten'ant";
@@ -17,6 +20,7 @@ CREATE TYPE span AS RANGE (subtype = float8);
 CREATE FUNCTION add(a int, VARIADIC rest int[] DEFAULT '{}') RETURNS int LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN a; END $$;
 CREATE FUNCTION secret() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1';
 CREATE PROCEDURE do_it(INOUT x int) LANGUAGE plpgsql AS $$ BEGIN x := x + 1; END $$;
+CREATE FUNCTION calls_twin() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT neighbour.twin(1, 'x'); END;
 CREATE AGGREGATE total(int) (SFUNC = int4pl, STYPE = int, INITCOND = '0');
 CREATE FUNCTION same(pair, pair) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT ($1).a = ($2).a';
 CREATE OPERATOR === (LEFTARG = pair, RIGHTARG = pair, FUNCTION = same);
@@ -63,6 +67,13 @@ DO $$ DECLARE o record; BEGIN
     FOR o IN SELECT format('ALTER ROUTINE %s OWNER TO ROLE_owner', oid::regprocedure) AS s FROM pg_proc WHERE pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'accounts'::regclass)
     LOOP EXECUTE o.s; END LOOP;
 END $$;
+-- By all their arguments the two are the same.
+CREATE PROCEDURE twin(a int, OUT b text) LANGUAGE plpgsql AS $$ BEGIN b := a; END $$;
+CREATE PROCEDURE twin(a int, b text) LANGUAGE plpgsql AS $$ BEGIN END $$;
+ALTER PROCEDURE twin(IN int, OUT text) OWNER TO ROLE_owner;
+ALTER PROCEDURE twin(IN int, IN text) OWNER TO ROLE_other;
+REVOKE EXECUTE ON PROCEDURE twin(IN int, IN text) FROM PUBLIC;
+GRANT EXECUTE ON PROCEDURE twin(IN int, IN text) TO ROLE_app;
 ALTER SEQUENCE "Free" OWNER TO ROLE_other;
 ALTER TYPE mood OWNER TO ROLE_owner;
 ALTER DOMAIN positive OWNER TO ROLE_other;

@@ -97,7 +97,7 @@ async fn pages_stay_in_place_while_they_are_brought_up_to_date_and_say_when_the_
     let before = places(&browser, parts).await;
     for (round, progress) in [
         json!({ "stage": "dumping", "content_bytes": 1000 }),
-        json!({ "stage": "dumping", "content_bytes": 1_234_567_890, "stored_bytes": 345_678, "storages": { "default": { "stored_bytes": 345_678 } } }),
+        json!({ "stage": "dumping", "content_bytes": 1_234_567_890, "stored_bytes": 345_678, "tables_done": 3, "tables": 12, "storages": { "default": { "stored_bytes": 345_678 } } }),
         json!({ "stage": "publishing", "content_bytes": 1_234_567_890_123_i64, "stored_bytes": 345_678_901,
                 "storages": { "default": { "stored_bytes": 345_678_901 }, "offsite": { "stored_bytes": 9 } } }),
     ]
@@ -107,6 +107,9 @@ async fn pages_stay_in_place_while_they_are_brought_up_to_date_and_say_when_the_
         let stage = progress["stage"].as_str().unwrap().to_owned();
         set_progress(&served, id, progress).await;
         browser.sees(&stage).await;
+        if round == 1 {
+            browser.sees("3 of 12").await;
+        }
         swapped(&browser, 2 * round as i64 + 2).await;
     }
     browser.sees("into offsite").await;

@@ -13,11 +13,12 @@ use sqlx::{Connection, PgConnection, PgPool};
 use super::{Finding, Health};
 use crate::{
     byte_size::ByteSize,
-    catalog::{self, Project, ProjectScope},
+    catalog::{self, CatalogError, Project, ProjectScope},
     cli::{Failure, failure, open},
     clock::Clock,
     config::{Config, StorageConfig, Unsealed},
     db,
+    ids::CONTROL_PLANE_PROJECT,
     jobs::queue,
     keyring::{self, KeyFiles},
     keys::{self, SecretsKey},
@@ -428,6 +429,15 @@ async fn inside_pool(
         );
     }
     held_storages(findings, config, pool).await?;
+    match catalog::database_url(pool, CONTROL_PLANE_PROJECT).await {
+        Ok(_) => findings.warn(
+            &format!("database {CONTROL_PLANE_PROJECT}"),
+            "registered under the name of Holdfast's own database: no trial and no restore can be asked to go there",
+            "Add it with `holdfast database add` under another name, move its projects there, and remove this one.",
+        ),
+        Err(CatalogError::NoSuchDatabase(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
     let projects = catalog::projects(pool, &Scope::everything("doctor looks at every project")).await?;
     if projects.is_empty() {
         findings.warn(

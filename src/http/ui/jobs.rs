@@ -138,6 +138,9 @@ impl Progress {
         let mut numbers = Vec::new();
         numbers.extend(content.map(|bytes| ("Read", show::size(bytes))));
         numbers.extend(number(progress, "stored_bytes").map(|bytes| ("Stored", show::size(bytes))));
+        if let (Some(done), Some(all)) = (number(progress, "tables_done"), number(progress, "tables")) {
+            numbers.push(("Tables", Html::ours(format!("{done} of {all}"))));
+        }
         let taken = seconds(job, now).filter(|seconds| *seconds > 0.5);
         let moved = content.or_else(|| number(progress, "stored_bytes"));
         if let (Some(bytes), Some(seconds)) = (moved.filter(|bytes| *bytes > 0), taken) {

@@ -26,8 +26,9 @@ WITH spaces AS MATERIALIZED (
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
   UNION ALL
     SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.proowner, p.proacl, 'f', 'ROUTINE', 'ROUTINE',
+           -- with their mode: without it, a procedure is known by its OUT arguments too, and another may have the same types
            format('%I.%I(%s)', s.nspname, p.proname,
-                  (SELECT string_agg(format_type(t.type, NULL), ', ' ORDER BY t.position) FROM unnest(p.proargtypes) WITH ORDINALITY AS t(type, position))),
+                  (SELECT string_agg('IN ' || format_type(t.type, NULL), ', ' ORDER BY t.position) FROM unnest(p.proargtypes) WITH ORDINALITY AS t(type, position))),
            false
     FROM spaces s JOIN pg_catalog.pg_proc p ON p.pronamespace = s.oid
     -- a range's constructors are made with it, always belong to the bootstrap superuser, and are in no dump
