@@ -32,7 +32,8 @@ super::section! {
         /// `backups/backup-{time}.{extension}`. Empty: there is none. Default: `holdfast-default`.
         default_project: String = "holdfast-default".to_owned();
         /// How much of a database is proved in the dump's snapshot, to be compared after a restore. `full`: a digest of every table's rows,
-        /// which reads them a second time; `counts`: rows counted and definitions recorded; `off`: neither. See `docs/proof.md`. Default: `full`.
+        /// which the formats `tar` and `custom` read a second time; `counts`: rows counted and definitions recorded; `off`: neither. See
+        /// `docs/proof.md`. Default: `full`.
         proof: ProofLevel = ProofLevel::Full;
         /// How long `pg_dump` waits for a table's lock, in seconds, before the attempt fails and is retried. Default: 60.
         lock_wait_seconds: u64 = 60;

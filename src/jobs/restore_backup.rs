@@ -253,7 +253,8 @@ pub(super) async fn engine(app: &App, project: &Project, place: &Place) -> Resul
 }
 
 /// Rolls back every restore of the project that was begun and never ended. The job's lease is the right to do so: at most one job runs per
-/// project. What another job left in a place that is away waits for that place, unless putting it right is what this job is for. Returns the restore of *this* job when it turns out to have been finished.
+/// project. What another job left in a place that is away waits for that place, unless putting it right is what this job is for. Returns the
+/// restore of *this* job when it turns out to have been finished.
 pub(super) async fn put_right(context: &JobContext, project: &Project) -> Result<Option<(RestoreId, Plan)>, JobError> {
     let app = &context.app;
     let mut finished = None;

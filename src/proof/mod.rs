@@ -37,7 +37,7 @@ pub const SETTINGS: &str = "SET search_path = ''; SET row_security = off; SET ex
     SET quote_all_identifiers = off; SET xmlbinary = 'base64'";
 
 /// How many pages of tables are counted beside a dump whose own lines tell of the rows: 64 MiB, with the usual pages. A `pg_dump` that leaves rows out and
-/// says all is well would be noticed there; to count every row of large tables as well takes a fifth of the dump's time.
+/// says all is well would be noticed there; to count every row of large tables as well took up to a quarter of the dump's time.
 const COUNTED_BESIDE: i64 = 8192;
 
 /// What is looked at beside a scope's own objects.
