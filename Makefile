@@ -2,8 +2,8 @@
 
 .PHONY: demo demo-telegram test test-slow test-faults test-versions bench bench-api bench-schedule bench-ui regenerate screenshots check-contrib check-licenses setup
 
-# A debug build: there sooner than a release build (from nothing 4 min 40 s on two cores). The dependencies, which do the heavy work,
-# are optimised in it as well (`profile.dev.package` in Cargo.toml).
+# A debug build: there sooner than a release build. The dependencies that do the heavy work are optimised in it as well
+# (`profile.dev.package` in Cargo.toml).
 demo: setup
 	@cargo build --locked
 	@cargo run --quiet --locked -- demo $(DEMO_ARGS)

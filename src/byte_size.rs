@@ -21,6 +21,12 @@ impl ByteSize {
     pub const fn bytes(self) -> u64 {
         self.0
     }
+
+    /// As written for people where nothing is lost by it (`20 MiB`), else in bytes (`20000000 B`): it reads back as the same size.
+    pub fn exact(self) -> String {
+        let text = self.to_string();
+        if text.parse::<Self>() == Ok(self) { text } else { format!("{} B", self.0) }
+    }
 }
 
 const BINARY: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
@@ -120,6 +126,21 @@ mod tests {
         assert_eq!(ByteSize::gib(10).to_string(), "10 GiB");
         assert_eq!(ByteSize(3 << 19).to_string(), "1.5 MiB");
         assert_eq!(ByteSize(0).to_string(), "0 B");
+    }
+
+    #[test]
+    fn an_exact_size_reads_back_as_the_same() {
+        for (size, text) in [
+            (ByteSize::mib(20), "20 MiB"),
+            (ByteSize(3 << 19), "1.5 MiB"),
+            (ByteSize(20_000_000), "20000000 B"),
+            (ByteSize((1 << 20) + 1), "1048577 B"),
+            (ByteSize(0), "0 B"),
+            (ByteSize(u64::MAX), "18446744073709551615 B"),
+        ] {
+            assert_eq!(size.exact(), text);
+            assert_eq!(text.parse::<ByteSize>(), Ok(size), "{text}");
+        }
     }
 
     #[test]

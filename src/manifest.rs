@@ -10,7 +10,7 @@ use crate::{
     artifact::{ArtifactName, BackupType, Encoding, Fingerprint, Sha256Digest},
     clock::Timestamp,
     ids::{BackupId, ProjectId},
-    proof_record::{Proof, ProofLevel},
+    proof_record::{NOTHING_RECORDED, Proof, ProofLevel},
 };
 
 /// The version this code writes. Readers accept every version up to it.
@@ -247,6 +247,12 @@ impl DatabaseContent {
     pub fn counted_rows(&self) -> Option<u64> {
         let is_counted = self.proof.as_ref().is_none_or(|proof| proof.level != ProofLevel::Off);
         is_counted.then_some(self.row_count)
+    }
+
+    /// What is to be said wherever a restore of it is compared.
+    pub fn not_compared(&self) -> Option<String> {
+        let is_off = self.proof.as_ref().is_some_and(|proof| proof.level == ProofLevel::Off);
+        is_off.then(|| NOTHING_RECORDED.to_owned())
     }
 
     /// What a person should know before relying on the dump.

@@ -21,6 +21,14 @@ crate::artifact::words! {
 /// The meaning of digests and facts that this code writes. Version 1 had the columns of each row in the order of their names.
 pub const VERSION: u32 = 2;
 
+/// What stands among the differences of a restore whose backup has level `off`: it came back, and nobody knows whether as it was.
+pub const NOTHING_RECORDED: &str = "nothing was recorded to compare rows and definitions with (proof: off)";
+
+/// Whether that is all that is told: nothing is known to differ.
+pub fn is_not_compared(differences: &[impl AsRef<str>]) -> bool {
+    matches!(differences, [one] if one.as_ref() == NOTHING_RECORDED)
+}
+
 /// What was found in the snapshot beside the counts that every manifest has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Proof {

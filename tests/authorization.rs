@@ -519,7 +519,10 @@ async fn where_things_are_is_told_to_operators_only() {
     let said = "cannot read postgres://canary-role@10.9.8.7:5432/app: permission denied";
     holdfast::history::job_log(api.pool(), Some("acme"), job, "error", said).await.unwrap();
     sqlx::query(
-        "UPDATE control_plane.jobs SET lease_owner = 'canary-host:17', error_message = $1, result = jsonb_build_object('message', $1)",
+        "UPDATE control_plane.jobs SET lease_owner = 'canary-host:17', error_message = $1,
+             result = jsonb_build_object('message', $1, 'server', 'canary-server', 'database', 'canary_database', 'schema', 'copy'),
+             payload = jsonb_build_object('request', jsonb_build_object('target_server', 'canary-server', 'target_database',
+                 'canary_database', 'target_schema', 'copy', 'storages', jsonb_build_array($1)))",
     )
     .bind(said)
     .execute(api.pool())
@@ -554,6 +557,13 @@ async fn where_things_are_is_told_to_operators_only() {
             }
         }
         assert!(text(&operator).await.contains("canary-role@10.9.8.7:5432"), "{path}");
+        // What a job carries, in lists, alone and in its events.
+        if path.starts_with("/api/jobs") && !path.ends_with("/logs") {
+            assert!(text(&tenant).await.contains("target_schema"), "{path}");
+            for told in ["canary-server", "canary_database"] {
+                assert!(text(&operator).await.contains(told), "{path}");
+            }
+        }
     }
 }
 

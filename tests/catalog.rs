@@ -1,6 +1,7 @@
 //! The catalogue from the manifests alone: a control plane that was lost, a record that could not be written, a storage that lies.
 
 mod imports;
+mod remote;
 mod trials;
 
 use crate::support;
@@ -36,7 +37,7 @@ use support::{
 fn storages_below(config: &mut Config, root: &Path) {
     config.storages.clear();
     for name in ["first", "second"] {
-        let local = LocalStorageConfig { root: root.join(name) };
+        let local = LocalStorageConfig::new(root.join(name));
         config.storages.insert(name.to_owned(), StorageConfig::Local(local));
     }
 }

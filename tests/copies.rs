@@ -8,6 +8,8 @@ mod scene;
 
 use crate::support::{self, faulty_storage, s3_server};
 
+use std::time::{Duration, Instant};
+
 use faulty_storage::Fault;
 use holdfast::{
     byte_size::ByteSize,
@@ -47,6 +49,35 @@ async fn a_slow_storage_is_not_fed_by_the_dump_and_gets_its_copy_from_a_quick_on
     assert!(scene.events(&backup).await.contains(&"copy_repaired".to_owned()));
     let verified = scene.verify(&backup, Depth::Read).await;
     assert_eq!(verified.result.unwrap()["outcome"], "verified");
+}
+
+#[tokio::test]
+async fn a_projects_own_rate_slows_its_backups_and_their_repairs_whatever_the_storages_take() {
+    let scene = Scene::new(&[("quick", Pace::Streamed), ("slow", Pace::Afterwards)]).await;
+    let begun = Instant::now();
+    let size = scene.backup().await.size;
+    let mut unhurried = begun.elapsed();
+    let begun = Instant::now();
+    assert_eq!(scene.repair().await.status, "completed");
+    unhurried = unhurried.max(begun.elapsed());
+
+    // At this rate either takes a second more than it did.
+    let rate = (size as f64 / (unhurried + Duration::from_secs(1)).as_secs_f64()) as i64;
+    assert!(rate >= 1024, "{size} bytes are too few to be slowed");
+    sqlx::query("UPDATE control_plane.projects SET settings = jsonb_build_object('max_rate', $1::bigint)")
+        .bind(rate)
+        .execute(&scene.test.app.pool)
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    let backup = scene.backup().await;
+    let least = Duration::from_secs_f64(backup.size as f64 / rate as f64);
+    let taken = begun.elapsed();
+    assert!(taken >= least, "the backup took {taken:?} and should have taken {least:?}");
+    let begun = Instant::now();
+    assert_eq!(scene.repair().await.status, "completed");
+    let taken = begun.elapsed();
+    assert!(taken >= least, "the repair took {taken:?} and should have taken {least:?}");
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ async fn scene() -> TestApp {
         let root = config.data_dir.join("storage");
         config.storages.clear();
         for name in ["first", "second", "third"] {
-            let local = LocalStorageConfig { root: root.join(name) };
+            let local = LocalStorageConfig::new(root.join(name));
             config.storages.insert(name.to_owned(), StorageConfig::Local(local));
         }
         config.backup.storages = vec!["first".to_owned(), "second".to_owned()];

@@ -270,6 +270,43 @@ async fn a_running_backup_is_cancelled_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_notification_that_nobody_asked_for_cancels_nothing() {
+    let test = TestApp::new().await;
+    with_acme(&test).await;
+    let mut locker = test.tenants().await;
+    let table: String =
+        sqlx::query_scalar("SELECT min(quote_ident(tablename)) FROM pg_tables WHERE schemaname = 'tenant_acme'")
+            .fetch_one(&mut locker)
+            .await
+            .unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("BEGIN; LOCK TABLE tenant_acme.{table}")))
+        .execute(&mut locker)
+        .await
+        .unwrap();
+    let job = request::export(&test.app, &caller(), &export("acme"), None).await.unwrap();
+    let notify = async {
+        loop {
+            let row = holdfast::jobs::queue::get(&test.app.pool, &everything(), job.job_id()).await.unwrap();
+            if row.lease_owner.is_some() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        // Whoever may connect to the database of the control plane can do this.
+        for _ in 0..10 {
+            sqlx::query("SELECT pg_notify('holdfast_cancel', $1)")
+                .bind(job.id.to_string())
+                .execute(&test.app.pool)
+                .await
+                .unwrap();
+        }
+        sqlx::raw_sql("ROLLBACK").execute(&mut locker).await.unwrap();
+    };
+    let (job, ()) = tokio::join!(test.run(job.job_id()), notify);
+    assert_eq!((job.status.as_str(), job.attempts), ("completed", 1), "{:?}", job.error_message);
+}
+
+#[tokio::test]
 async fn a_request_repeated_under_its_key_gives_the_same_job_whatever_has_changed_since() {
     let test = TestApp::new().await;
     with_acme(&test).await;
@@ -328,7 +365,7 @@ async fn a_backup_that_a_lost_worker_had_stored_is_taken_over_and_a_copy_that_is
     let test = TestApp::with(|config| {
         let root = config.data_dir.join("storage");
         for name in ["first", "second"] {
-            let local = holdfast::config::LocalStorageConfig { root: root.join(name) };
+            let local = holdfast::config::LocalStorageConfig::new(root.join(name));
             config.storages.insert(name.to_owned(), holdfast::config::StorageConfig::Local(local));
         }
         config.storages.remove("local");

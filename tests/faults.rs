@@ -332,6 +332,17 @@ async fn a_restore_that_is_hit_ends_whole_and_leaves_nothing() {
     }
 }
 
+#[tokio::test]
+async fn a_restore_with_the_live_schema_aside_that_is_hit_ends_whole_as_well() {
+    let scene = Scene::new(false).await;
+    let backup = scene.test.backup(Export { format: Some(Format::Sql), ..export("acme") }).await;
+    for (stage, fault) in
+        [(Stage::Prepared, Fault::Worker), (Stage::Waiting, Fault::Server), (Stage::Swapping, Fault::Worker)]
+    {
+        scene.case(&backup, stage, fault).await;
+    }
+}
+
 /// Every fault at every stage, for both ways and both kinds of dump.
 #[cfg(feature = "slow-tests")]
 #[tokio::test]

@@ -75,6 +75,43 @@ async fn a_stream_of_events_counts_as_one_call_however_long_it_lasts() {
 }
 
 #[tokio::test]
+async fn a_call_with_an_idempotency_key_counts_once_and_so_does_its_repetition() {
+    let api = TestApi::with(|config| config.limits.requests_per_minute = 60).await;
+    let token = api.acme();
+    let id = api.stored_backup("acme", &Bytes::from_static(b"x"), &["first"]).await;
+    let pin = async |key: usize| {
+        let mut request = request(Method::POST, &format!("/api/backup/{id}/pin"), Some(&token), Some(json!(null)));
+        request.headers_mut().insert("idempotency-key", key.to_string().parse().unwrap());
+        api.send(request).await
+    };
+    for number in 0..10 {
+        pin(number / 2).await.data(200);
+    }
+    retry_after(&pin(9).await, "limits.rate");
+    retry_after(&pin(0).await, "limits.rate");
+}
+
+#[tokio::test]
+async fn metrics_are_always_told_to_prometheus_and_others_who_ask_are_counted() {
+    const TOKEN: &str = "a token for prometheus alone";
+    let api = TestApi::with(|config| {
+        config.limits.anonymous_requests_per_minute = 60;
+        config.metrics.token = Some(holdfast::config::Secret::new(TOKEN));
+    })
+    .await;
+    let ask = async |token: Option<&str>| api.send(from("192.0.2.1:1", get("/metrics", token))).await;
+    let no_key = format!("hfk_{}_{}", "0".repeat(32), "0".repeat(64));
+    for number in 0..10 {
+        ask((number % 2 == 0).then_some(no_key.as_str())).await.problem(401);
+    }
+    retry_after(&ask(None).await, "limits.rate");
+    retry_after(&ask(Some(&no_key)).await, "limits.rate");
+    for _ in 0..20 {
+        assert_eq!(ask(Some(TOKEN)).await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn nobody_is_counted_by_address_and_a_valid_token_from_there_still_works() {
     let api = TestApi::with(|config| config.limits.anonymous_requests_per_minute = 60).await;
     let ask = async |address: &str, token: Option<&str>| api.send(from(address, get("/auth/me", token))).await;

@@ -138,7 +138,7 @@ async fn a_real_backup_and_a_storage_that_fails_are_on_the_page() {
     let app = TestApp::with(|config| {
         config.metrics.max_age_seconds = 0;
         let root = config.data_dir.join("broken");
-        config.storages.insert("broken".to_owned(), StorageConfig::Local(LocalStorageConfig { root }));
+        config.storages.insert("broken".to_owned(), StorageConfig::Local(LocalStorageConfig::new(root)));
         config.backup.storages = vec!["local".to_owned(), "broken".to_owned()];
     })
     .await;

@@ -223,6 +223,25 @@ async fn too_many_attempts_from_one_address_wait_whatever_they_name() {
     assert_eq!(stored, [Some("192.0.2.7".to_owned())]);
 }
 
+#[tokio::test]
+async fn what_the_database_takes_for_one_account_is_counted_as_one_and_nothing_else_is() {
+    let api = TestApi::with(|config| config.auth.login_attempts_per_account = 1).await;
+    // What is lower case depends on the database: what counts is that the login and the count agree.
+    for (name, other) in
+        [("alice", "al\u{130}ce"), ("al\u{130}na", "ali\u{307}na"), ("BOB", "bob"), ("stra\u{df}e", "STRASSE")]
+    {
+        let is_one: bool = sqlx::query_scalar("SELECT lower($1::text) = lower($2::text)")
+            .bind(name)
+            .bind(other)
+            .fetch_one(api.pool())
+            .await
+            .unwrap();
+        assert_eq!(try_login(&api, name, "wrong").await.problem(401), "auth.login_failed", "{name}");
+        let status = try_login(&api, other, "wrong").await.status.as_u16();
+        assert_eq!(status, if is_one { 429 } else { 401 }, "{name} and {other}");
+    }
+}
+
 /// What a browser sends.
 fn browser(method: Method, path: &str, cookie: &str, site: &[(&str, &str)], body: Option<Value>) -> Request<Body> {
     let mut request = request(method, path, None, body);
@@ -390,6 +409,33 @@ async fn nobody_gives_more_than_it_has() {
         "people.not_found"
     );
     assert_eq!(api.delete(&admin, &path).await.problem(404), "people.not_found");
+    // Nor does an admin let itself in as someone who reaches more, or give more to it; taking away is free.
+    let both = api.user("both", Role::Member, Some("o-acme"), &["acme", "globex"]).await;
+    let path_of_both = format!("/api/users/{both}");
+    let writer = api.token(&Claims {
+        subject: "writer".to_owned(),
+        permissions: vec![Permission::Write],
+        project_ids: Vec::new(),
+        organization_id: Some("o-acme".to_owned()),
+        role: Role::OrgAdmin,
+    });
+    let less = json!({ "permissions": ["backup:read"], "disabled": true });
+    api.patch(&admin, &path_of_both, less).await.data(200);
+    for body in [
+        json!({ "password": "taken over now" }),
+        json!({ "role": "org_admin" }),
+        json!({ "permissions": ["backup:read", "backup:write"] }),
+        json!({ "disabled": false }),
+    ] {
+        let refused = api.patch(&admin, &path_of_both, body.clone()).await;
+        assert_eq!(refused.problem(403), "auth.grant", "{body}");
+    }
+    api.patch(&admin, &path_of_both, json!({ "project_ids": ["acme"] })).await.data(200);
+    let hand_over = json!({ "password": "handed over now", "disabled": false });
+    let refused = api.patch(&writer, &path_of_both, hand_over.clone()).await;
+    assert_eq!(refused.problem(403), "auth.grant", "the user may read, and the caller may not");
+    api.patch(&admin, &path_of_both, hand_over).await.data(200);
+    assert_eq!(try_login(&api, "both", "handed over now").await.status, 200);
     // A key neither makes keys nor manages people.
     let boss = api.log_in("boss").await;
     let strong = api
@@ -525,4 +571,75 @@ async fn a_platforms_token_manages_within_its_reach_without_a_local_user() {
     api.user("x", Role::Operator, None, &[]).await;
     let keys = api.get(&api.acme(), "/api/keys").await.data(200);
     assert_eq!(keys, json!([]));
+}
+
+#[tokio::test]
+async fn a_subject_of_the_same_name_in_another_tenant_is_somebody_else() {
+    let api = TestApi::new().await;
+    let token = |role, projects: &[&str], organization: Option<&str>| {
+        api.token(&Claims {
+            subject: "alice".to_owned(),
+            permissions: Permission::ALL.to_vec(),
+            project_ids: projects.iter().map(|id| id.parse().unwrap()).collect(),
+            organization_id: organization.map(str::to_owned),
+            role,
+        })
+    };
+    let [acme, globex] = ["acme", "globex"].map(|project| token(Role::Member, &[project], None));
+    let [acme_admin, globex_admin] = ["o-acme", "o-globex"].map(|id| token(Role::OrgAdmin, &[], Some(id)));
+    let admins = json!({ "name": "all", "permissions": ["backup:read"], "role": "org_admin" });
+    let keys = [api.key(&acme, key_body()).await, api.key(&acme_admin, admins).await];
+    let paths = keys.each_ref().map(|key| format!("/api/keys/{}", key.split('_').nth(1).unwrap()));
+    for other in [&globex, &globex_admin] {
+        assert_eq!(api.get(other, "/api/keys").await.data(200), json!([]));
+        for path in &paths {
+            assert_eq!(api.delete(other, path).await.problem(404), "people.not_found");
+        }
+    }
+    // In the same tenant a member does not reach as far as its admin.
+    assert_eq!(api.delete(&acme, &paths[1]).await.problem(404), "people.not_found");
+    for (own, count) in [(&acme, 1), (&acme_admin, 2)] {
+        assert_eq!(api.get(own, "/api/keys").await.data(200).as_array().unwrap().len(), count);
+    }
+    for ((own, path), key) in [&acme, &acme_admin].into_iter().zip(&paths).zip(&keys) {
+        assert_eq!(api.get(key, "/api/backup").await.status, 200);
+        assert_eq!(api.delete(own, path).await.status, 204);
+        assert_eq!(api.get(key, "/api/backup").await.problem(401), "auth.token_invalid");
+    }
+}
+
+#[tokio::test]
+async fn a_maker_has_a_hundred_good_keys_and_others_room_of_their_own() {
+    let api = TestApi::new().await;
+    let acme = api.acme();
+    // Of these one has expired, and one was revoked.
+    sqlx::query(
+        "INSERT INTO control_plane.api_keys
+             (id, name, secret_sha256, created_by, permissions, project_ids, created_at, expires_at, revoked_at)
+         SELECT gen_random_uuid(), 'key ' || n, '\\x00', 'member of acme', '{backup:read}', '{acme}', $1,
+             CASE WHEN n = 100 THEN $1 ELSE $1 + interval '1 day' END, CASE WHEN n = 101 THEN $1 END
+         FROM generate_series(1, 101) AS n",
+    )
+    .bind(api.clock.now())
+    .execute(api.pool())
+    .await
+    .unwrap();
+    let (one, other) = tokio::join!(api.post(&acme, "/api/keys", key_body()), api.post(&acme, "/api/keys", key_body()));
+    let (made, refused) = if one.status == 201 { (one, other) } else { (other, one) };
+    assert_eq!(refused.problem(409), "key.too_many");
+    assert!(refused.json()["hint"].is_string());
+    let id = made.data(201)["id"].as_str().unwrap().to_owned();
+    // Not counted against somebody of the same name in another tenant.
+    let namesake = api.token(&Claims {
+        subject: "member of acme".to_owned(),
+        permissions: Permission::ALL.to_vec(),
+        project_ids: vec!["globex".parse().unwrap()],
+        organization_id: None,
+        role: Role::Member,
+    });
+    let elsewhere = json!({ "name": "ci", "permissions": ["backup:read"], "project_ids": ["globex"] });
+    api.key(&namesake, elsewhere).await;
+    assert_eq!(api.delete(&acme, &format!("/api/keys/{id}")).await.status, 204);
+    api.key(&acme, key_body()).await;
+    assert_eq!(api.count("SELECT count(*) FROM control_plane.api_keys").await, 104);
 }

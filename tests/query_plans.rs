@@ -1,5 +1,5 @@
-//! Every question that the API asks its database to answer a GET is answered by an index, however many rows there are. The server tells
-//! its plans (`auto_explain`), with what was read, to the connection that asked.
+//! Every question that the API asks its database to answer a GET, or to take a backup, a restore or a deletion, is answered by an index,
+//! however many rows there are. The server tells its plans (`auto_explain`), with what was read, to the connection that asked.
 
 mod plan;
 mod seed;
@@ -11,7 +11,11 @@ use crate::{
 
 use std::collections::BTreeSet;
 
-use api::TestApi;
+use api::{Answer, TestApi, request};
+use axum::{
+    body::Body,
+    http::{Method, Request},
+};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use document::{Document, Operation};
 use holdfast::{
@@ -20,6 +24,7 @@ use holdfast::{
 };
 use plan::Plan;
 use seed::Seeded;
+use serde_json::json;
 use support::heard::{Listener, tell_plans};
 
 /// Blocks of 8 KiB that the statement of one request may touch. A page of 50 rows, each with a few copies, takes some hundreds.
@@ -50,7 +55,11 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         // One connection: a statement's plan may change after it was run five times on the same one.
-        let api = TestApi::with(|config| config.database.max_connections = 1).await;
+        let api = TestApi::with(|config| {
+            config.database.max_connections = 1;
+            config.limits.jobs_per_project = 100;
+        })
+        .await;
         let seeded = seed::seed(api.pool()).await;
         let token = |role, projects: &[String], organization: Option<&str>| {
             api.token(&Claims {
@@ -72,10 +81,15 @@ impl Scene {
     }
 
     async fn plans(&self, token: &str, path: &str) -> Vec<Plan> {
-        let listener = Listener::start();
-        let answer = self.api.get(token, path).await;
+        let (answer, plans) = self.asked(request(Method::GET, path, Some(token), None)).await;
         assert!(answer.status.as_u16() < 500, "{path}: {answer:?}");
-        listener.notices().iter().filter_map(|notice| Plan::parse(notice)).collect()
+        plans
+    }
+
+    async fn asked(&self, request: Request<Body>) -> (Answer, Vec<Plan>) {
+        let listener = Listener::start();
+        let answer = self.api.send(request).await;
+        (answer, listener.notices().iter().filter_map(|notice| Plan::parse(notice)).collect())
     }
 
     /// Every way to ask: no parameter, each one alone, and the page after the first.
@@ -143,20 +157,61 @@ async fn every_get_is_answered_by_an_index_and_pages_cost_the_same_wherever_they
                     if is_about_everything(&name, who, &path) {
                         continue;
                     }
-                    for table in plan.sequential_scans().iter().filter(|table| LARGE.contains(&table.as_str())) {
-                        wrong.insert(format!("{path} by {who} reads all of {table}: {}", plan.query));
-                    }
-                    let blocks = plan.blocks();
-                    if blocks > most_blocks(&name) {
-                        wrong.insert(format!("{path} by {who} reads {blocks} blocks: {}", plan.query));
-                    }
+                    look_at(&plan, &format!("{path} by {who}"), most_blocks(&name), &mut wrong);
                 }
             }
         }
     }
     assert!(tried > 50 && seen > 200, "{tried} requests, {seen} plans");
     first_and_last(&scene, &mut wrong).await;
+    what_is_asked_for(&scene, &mut wrong).await;
     assert!(wrong.is_empty(), "{}", wrong.into_iter().collect::<Vec<_>>().join("\n"));
+}
+
+fn look_at(plan: &Plan, asked: &str, most_blocks: u64, wrong: &mut BTreeSet<String>) {
+    for table in plan.sequential_scans().iter().filter(|table| LARGE.contains(&table.as_str())) {
+        wrong.insert(format!("{asked} reads all of {table}: {}", plan.query));
+    }
+    let blocks = plan.blocks();
+    if blocks > most_blocks {
+        wrong.insert(format!("{asked} reads {blocks} blocks: {}", plan.query));
+    }
+}
+
+/// A deletion, a restore and a backup of seven projects of each caller: after five, a plan may be one that looks at no parameter.
+async fn what_is_asked_for(scene: &Scene, wrong: &mut BTreeSet<String>) {
+    let projects: [fn(usize) -> String; 3] =
+        [|n| format!("p{}", 11 + n), |n| format!("p{}", 103 + 10 * n), |n| format!("p{}", 501 + n)];
+    let mut seen = 0;
+    for ((who, token), project_of) in scene.callers[1..].iter().zip(projects) {
+        for project in (0..7).map(project_of) {
+            let good: Vec<uuid::Uuid> = sqlx::query_scalar(
+                "SELECT id FROM control_plane.backups WHERE project_id = $1 AND type = 'database' AND status = 'completed'
+                 ORDER BY created_at DESC LIMIT 2",
+            )
+            .bind(&project)
+            .fetch_all(scene.api.pool())
+            .await
+            .unwrap();
+            let [deleted, restored] = good[..] else { panic!("{project} has no two good backups: {good:?}") };
+            for (method, path, body) in [
+                (Method::DELETE, format!("/api/backup/{deleted}"), None),
+                (
+                    Method::POST,
+                    "/api/backup/restore".to_owned(),
+                    Some(json!({ "backup_id": restored, "confirm": true })),
+                ),
+                (Method::POST, "/api/backup/export".to_owned(), Some(json!({ "project_id": project }))),
+            ] {
+                let asked = format!("{method} {path} of {project} by {who}");
+                let (answer, plans) = scene.asked(request(method, &path, Some(token.as_str()), body)).await;
+                assert_eq!(answer.status, 202, "{asked}: {answer:?}");
+                seen += plans.len();
+                plans.iter().for_each(|plan| look_at(plan, &asked, MOST_BLOCKS, wrong));
+            }
+        }
+    }
+    assert!(seen > 200, "{seen} plans");
 }
 
 /// The first and the last page of the lists read about as much.

@@ -239,6 +239,30 @@ async fn a_restore_whose_worker_or_psql_dies_is_put_right_from_the_plan_alone() 
     scene.assert_untouched(&plan, &before, "the zombie woke up").await;
     other.close().await;
 
+    // So many queue for the lock, whoever they are, that one after the other would take too long.
+    let plan = scene.plan().await;
+    let holder = scene.engine.open(&plan).await.unwrap();
+    let mut watch = scene.admin.connect().await.unwrap();
+    const KEYS: &str = "SELECT classid::int8::int4, objid::int8::bit(32)::int4 FROM pg_locks \
+         WHERE locktype = 'advisory' AND classid::int8 = 18502 AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let (class, key): (i32, i32) = sqlx::query_as(KEYS).fetch_one(&mut watch).await.unwrap();
+    let mut queue = tokio::task::JoinSet::new();
+    for _ in 0..21 {
+        let mut waits = scene.admin.connect().await.unwrap();
+        queue.spawn(async move {
+            _ = sqlx::query("SELECT pg_advisory_lock($1, $2)").bind(class).bind(key).execute(&mut waits).await;
+        });
+    }
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid::int8::bit(32)::int4 = $1 \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    while sqlx::query_scalar::<_, i64>(waiting).bind(key).fetch_one(&mut watch).await.unwrap() < 21 {
+        assert!(tokio::time::Instant::now() < deadline, "they do not wait");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    scene.engine.open(&plan).await.unwrap().close().await;
+    drop((holder, queue));
+
     // Cancelled half-way.
     let plan = scene.plan().await;
     let (content, go, mut here) = stopped(&bytes, bytes.len() / 2);

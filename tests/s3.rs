@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use holdfast::{
     artifact::{ArtifactName, Fingerprint},
     byte_size::ByteSize,
-    config::{S3Checksum, S3StorageConfig, Secret, StorageConfig},
+    config::{LocalStorageConfig, S3Checksum, S3StorageConfig, Secret, StorageConfig},
     ids::LeaseToken,
     storage::{
         self, ByteRange, Deletion, Error, ErrorKind, Ledger, Locator, NewObject, ProbeDepth, Storage, Upload,
@@ -280,6 +280,31 @@ async fn a_lost_answer_to_a_commit_leaves_the_question_to_whoever_asks_what_is_t
         assert_eq!(fingerprint(&storage, &at).await.unwrap(), Fingerprint::of(&content));
         drop(ledger);
     }
+}
+
+#[tokio::test]
+async fn an_object_that_may_be_overwritten_is_there_although_the_answer_was_lost() {
+    let server = S3Server::start().await;
+    let (storage, ledger) = open(&server.config());
+    let objects = storage.objects().unwrap();
+    let write = async |content: &Bytes| {
+        let pieces = futures::stream::iter([Ok(content.clone())]).boxed();
+        objects.write("files/large", content.len() as u64, pieces).await
+    };
+    let there = || std::fs::read(server.root.path().join(BUCKET).join("files/large")).unwrap();
+    let (first, second) = (content(17 * MIB), content(18 * MIB));
+    write(&first).await.unwrap();
+    server.control.befall("CompleteMultipartUpload", Mishap::LoseAnswer);
+    write(&second).await.unwrap();
+    assert!(there() == second);
+    assert_eq!((server.uploads(), uploads_remembered(&ledger).await), (0, 0));
+    // What was refused leaves nothing but what was there before.
+    server
+        .control
+        .befall("CompleteMultipartUpload", Mishap::Answer(403, &[], "<Error><Code>AccessDenied</Code></Error>"));
+    is(&write(&first).await.unwrap_err(), ErrorKind::Denied, &["files/large"]);
+    assert!(there() == second);
+    assert_eq!((server.uploads(), uploads_remembered(&ledger).await), (0, 0));
 }
 
 #[tokio::test]
@@ -754,15 +779,20 @@ async fn an_artifact_that_needs_too_many_parts_is_too_large() {
 #[tokio::test]
 async fn the_configured_rate_is_kept_to_by_all_uploads_together() {
     let server = S3Server::start().await;
-    let config = S3StorageConfig { max_rate: Some(ByteSize::mib(4)), ..server.config() };
-    let ledger: Arc<dyn Ledger> = Arc::new(InMemoryLedger::default());
-    let storage = storage::open("bucket", &StorageConfig::S3(Box::new(config)), &ledger).await.unwrap();
-    let begun = Instant::now();
-    let one_mib = content(MIB);
-    let (a, b) = futures::join!(store(&*storage, "a", &one_mib), store(&*storage, "b", &one_mib));
-    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
-    assert!(storage.s3_address(&a.unwrap()).is_some());
-    b.unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let max_rate = Some(ByteSize::mib(4));
+    let bucket = S3StorageConfig { max_rate, ..server.config() };
+    let directory = LocalStorageConfig { max_rate, ..LocalStorageConfig::new(root.path()) };
+    for config in [StorageConfig::S3(Box::new(bucket)), StorageConfig::Local(directory)] {
+        let ledger: Arc<dyn Ledger> = Arc::new(InMemoryLedger::default());
+        let storage = storage::open("slow", &config, &ledger).await.unwrap();
+        let begun = Instant::now();
+        let one_mib = content(MIB);
+        let (a, b) = futures::join!(store(&*storage, "a", &one_mib), store(&*storage, "b", &one_mib));
+        assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
+        assert_eq!(storage.s3_address(&a.unwrap()).is_some(), matches!(config, StorageConfig::S3(_)));
+        b.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -18,7 +18,8 @@ use sqlx::{AssertSqlSafe, Executor, PgPool};
 use support::app::{TestApp, caller, control_plane, export};
 use telegram_stand_in::{Calls, Canned, Fault, StandIn};
 
-fn channel(bot_api: &StandIn) -> TelegramStorageConfig {
+/// A chat of the stand-in's, with parts so small that a backup has several, and no pauses.
+pub fn channel(bot_api: &StandIn) -> TelegramStorageConfig {
     bot_api.control().set_pacing(false);
     TelegramStorageConfig {
         base_url: bot_api.base_url().to_string(),

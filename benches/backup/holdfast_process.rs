@@ -129,7 +129,7 @@ pub async fn main() -> Result<()> {
 async fn open(order: &Order) -> Result<Arc<dyn Storage>> {
     let ledger: Arc<dyn Ledger> = Arc::new(InMemoryLedger::default());
     let config = match &order.place {
-        Place::Local => StorageConfig::Local(LocalStorageConfig { root: order.storage.clone() }),
+        Place::Local => StorageConfig::Local(LocalStorageConfig::new(order.storage.clone())),
         Place::S3 { endpoint, parts_in_flight } => StorageConfig::S3(Box::new(S3StorageConfig {
             part_size: S3_PART,
             parts_in_flight: *parts_in_flight,

@@ -13,10 +13,10 @@ use std::{
 use sqlx::PgPool;
 
 use crate::{
-    catalog::{self, StorageRow},
+    catalog::{self, Project, StorageRow},
     history::PgLedger,
     keyring::Keyring,
-    storage::{self, Ledger, Storage},
+    storage::{self, Ledger, Pacers, Storage},
 };
 
 type Opened = Arc<dyn Storage>;
@@ -27,6 +27,8 @@ pub struct Storages {
     /// Each clone has its own, so that one can be changed for itself.
     configured: Arc<BTreeMap<String, Opened>>,
     table: Option<Arc<Table>>,
+    /// The rates of projects.
+    pacers: Pacers,
 }
 
 /// What comes from the control plane's table.
@@ -51,7 +53,7 @@ impl Storages {
     /// Those of the configuration, and those of the table from the first [`refresh`](Self::refresh) on.
     pub fn new(configured: BTreeMap<String, Opened>, pool: PgPool, keys: Arc<Keyring>) -> Self {
         let table = Table { pool, keys, held: RwLock::default(), refreshing: tokio::sync::Mutex::default() };
-        Self { configured: Arc::new(configured), table: Some(Arc::new(table)) }
+        Self { configured: Arc::new(configured), table: Some(Arc::new(table)), pacers: Pacers::default() }
     }
 
     /// Reads the table again: what is new or has changed is opened, what is gone is let go of. One that cannot be opened is as good as
@@ -97,6 +99,11 @@ impl Storages {
             return Some(Arc::clone(storage));
         }
         self.held(|held| held.get(name)?.storage.clone().ok()).flatten()
+    }
+
+    /// `storage` for uploads of this project: kept to the rate that the project has, which all its uploads in this process share.
+    pub fn paced(&self, project: &Project, storage: Opened) -> Opened {
+        self.pacers.wrap(&project.id, storage, project.own_settings().max_rate)
     }
 
     /// Why a storage of the table cannot be used here.
@@ -156,7 +163,7 @@ impl Storages {
 /// Without a table behind it: what is given is all there is.
 impl From<BTreeMap<String, Opened>> for Storages {
     fn from(storages: BTreeMap<String, Opened>) -> Self {
-        Self { configured: Arc::new(storages), table: None }
+        Self { configured: Arc::new(storages), table: None, pacers: Pacers::default() }
     }
 }
 

@@ -1,10 +1,11 @@
 //! What of a project can be changed, and projects page by page.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sqlx::{PgExecutor, PgPool};
 
 use super::{FileSource, ManageError, Managed, Project, ProjectScope};
-use crate::{ids::ProjectId, proof_record::ProofLevel, tenant::Scope};
+use crate::{byte_size::ByteSize, config::LEAST_RATE, ids::ProjectId, proof_record::ProofLevel, tenant::Scope};
 
 /// What a project says about its backups in the place of the configuration. Kept in `settings`, where a platform may keep things of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,17 +16,21 @@ pub struct ProjectSettings {
     pub retention_days: Option<u32>,
     /// How much is proved when its database is dumped. None: as configured.
     pub proof: Option<ProofLevel>,
+    /// Largest rate of all uploads of its backups together, in bytes a second. None: as fast as the storages take them.
+    pub max_rate: Option<ByteSize>,
 }
 
 impl ProjectSettings {
     /// What `settings` of a project say. What a platform has put there in another shape says nothing.
     pub fn of(settings: &Value) -> Self {
         let names = settings.get("storages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let rate = settings.get("max_rate").and_then(|rate| ByteSize::deserialize(rate).ok());
         let days = settings.get("retention_days").and_then(Value::as_u64).and_then(|days| u32::try_from(days).ok());
         Self {
             storages: names.iter().filter_map(|name| Some(name.as_str()?.to_owned())).collect(),
             retention_days: days.filter(|days| (1..=MAX_RETENTION_DAYS).contains(days)),
             proof: settings.get("proof").and_then(Value::as_str).and_then(|word| word.parse().ok()),
+            max_rate: rate.filter(|rate| *rate >= LEAST_RATE),
         }
     }
 }
@@ -56,6 +61,8 @@ pub struct ProjectChanges {
     pub files: Option<Option<FileSource>>,
     /// The inner `None`: as configured.
     pub proof: Option<Option<ProofLevel>>,
+    /// The inner `None`: as fast as the storages take its backups.
+    pub max_rate: Option<Option<ByteSize>>,
 }
 
 /// Holds a project within reach until the transaction ends.
@@ -86,9 +93,11 @@ pub async fn change_project(
         Some(ProjectScope::WholeDatabase) => (Some("database"), None),
     };
     let mut settings = project.settings.clone();
-    if !settings.is_object()
-        && (changes.storages.is_some() || changes.retention_days.is_some() || changes.proof.is_some())
-    {
+    let is_set = changes.storages.is_some()
+        || changes.retention_days.is_some()
+        || changes.proof.is_some()
+        || changes.max_rate.is_some();
+    if !settings.is_object() && is_set {
         settings = json!({});
     }
     if let Some(object) = settings.as_object_mut() {
@@ -105,6 +114,11 @@ pub async fn change_project(
         match changes.proof {
             Some(None) => drop(object.remove("proof")),
             Some(Some(level)) => drop(object.insert("proof".to_owned(), json!(level))),
+            None => {}
+        }
+        match changes.max_rate {
+            Some(None) => drop(object.remove("max_rate")),
+            Some(Some(rate)) => drop(object.insert("max_rate".to_owned(), json!(rate.exact()))),
             None => {}
         }
     }
@@ -139,13 +153,14 @@ pub async fn one_source_at_a_time(executor: impl PgExecutor<'_>) -> Result<(), M
     Ok(())
 }
 
-/// What stands in the way of moving a project to another schema or database: jobs that have it in hand, and replaced schemas that an undo
-/// would put back.
+/// What stands in the way of moving a project to another schema or database: jobs that have it in hand, and restores that have replaced
+/// schemas which an undo would put back, or have not been put right yet.
 pub async fn project_hold(executor: impl PgExecutor<'_>, id: &ProjectId) -> Result<(i64, i64), ManageError> {
     let row = sqlx::query!(
         r#"SELECT (SELECT count(*) FROM control_plane.jobs
                  WHERE project_id = $1 AND status IN ('pending', 'in_progress')) AS "jobs!",
-                (SELECT count(*) FROM control_plane.restores WHERE project_id = $1 AND kept_schema IS NOT NULL) AS "kept!""#,
+                (SELECT count(*) FROM control_plane.restores WHERE project_id = $1
+                   AND (kept_schema IS NOT NULL OR state = 'running')) AS "kept!""#,
         id.as_str(),
     )
     .fetch_one(executor)

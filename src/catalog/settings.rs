@@ -154,6 +154,7 @@ impl Settings {
                 if !local.root.is_absolute() || !is_plain || local.root.to_string_lossy().contains('\0') {
                     return Err(SettingsFault::new("root", "give an absolute path without . and .."));
                 }
+                local.check().map_err(named)?;
             }
             StorageConfig::S3(s3) => s3.check().map_err(named)?,
             StorageConfig::Telegram(telegram) => telegram.check().map_err(named)?,

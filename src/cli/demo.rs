@@ -27,7 +27,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     config.database.url = None;
     config.database.url_file = None;
     let root = config.data_dir.join("storage");
-    config.storages = [("local".to_owned(), StorageConfig::Local(LocalStorageConfig { root }))].into();
+    config.storages = [("local".to_owned(), StorageConfig::Local(LocalStorageConfig::new(root)))].into();
     config.backup.storages.clear();
     let stop = stop_on_signal()?;
     open::with(&config, async |opened| demo::run(opened.app.clone(), DemoOptions { exit: args.exit }, stop).await).await

@@ -177,9 +177,10 @@ impl Failure {
                 PeopleError::NotFound { .. } => {
                     new(Exit::NotFound, error.code()).hint("`holdfast user list` shows them.")
                 }
-                PeopleError::NameTaken(_) | PeopleError::Invalid(_) | PeopleError::LastOperator => {
-                    new(Exit::Refused, error.code())
-                }
+                PeopleError::NameTaken(_)
+                | PeopleError::Invalid(_)
+                | PeopleError::LastOperator
+                | PeopleError::TooManyKeys(_) => new(Exit::Refused, error.code()),
                 PeopleError::Database(_) => new(Exit::ControlPlane, error.code()),
             });
         }

@@ -44,12 +44,13 @@ enum What {
     /// List projects.
     #[command(after_help = "Example:\n  holdfast project list --json")]
     List,
-    /// Change a project's settings: its name and status, how much of its backups is proved, where and how long they are kept; without
-    /// options, show them.
+    /// Change a project's settings: its name and status, how much of its backups is proved, where and how long they are kept, how fast they
+    /// are uploaded; without options, show them.
     #[command(after_help = "Examples:
   holdfast project set acme --proof counts
   holdfast project set acme --retention-days 90 --storage local --storage offsite
   holdfast project set acme --proof default --storage default
+  holdfast project set acme --max-rate '20 MiB'
   holdfast project set acme --json                                says what is set")]
     Set(project_set::Args),
     /// Say where a project's files are, for backups of type storage; without options, show it.

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{Context, open};
 use crate::{
+    byte_size::ByteSize,
     catalog::{self, Project, ProjectChanges},
     manage::projects as manage,
     proof_record::ProofLevel,
@@ -31,6 +32,9 @@ pub(super) struct Args {
     /// A storage that takes its backups; may be repeated. default: those of backup.storages.
     #[arg(long, value_name = "NAME")]
     storage: Vec<String>,
+    /// Largest rate of all uploads of its backups together, a second, such as "20 MiB"; default: as fast as the storages take them.
+    #[arg(long, value_name = "RATE")]
+    max_rate: Option<OrDefault<ByteSize>>,
 }
 
 /// A value, or the word `default`: as configured.
@@ -55,13 +59,15 @@ pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
         proof: args.proof.map(|level| level.0),
         retention_days: args.retention_days.map(|days| days.0),
         storages: (!args.storage.is_empty()).then(|| args.storage.into_iter().filter(|name| name != DEFAULT).collect()),
+        max_rate: args.max_rate.map(|rate| rate.0),
         ..ProjectChanges::default()
     };
     let is_change = changes.name.is_some()
         || changes.status.is_some()
         || changes.proof.is_some()
         || changes.retention_days.is_some()
-        || changes.storages.is_some();
+        || changes.storages.is_some()
+        || changes.max_rate.is_some();
     open::with(&config, async |opened| {
         let app = &opened.app;
         let project = if is_change {
@@ -80,6 +86,7 @@ fn show(context: &Context, project: &Project) -> anyhow::Result<()> {
         return report::print_json(&json!({
             "id": project.id, "name": project.name, "status": project.status,
             "proof": own.proof, "retention_days": own.retention_days, "storages": own.storages,
+            "max_rate": own.max_rate.map(ByteSize::exact),
         }));
     }
     let configured = || "as configured".to_owned();
@@ -91,5 +98,6 @@ fn show(context: &Context, project: &Project) -> anyhow::Result<()> {
         ("proof", Some(own.proof.map_or_else(configured, |level| level.to_string()))),
         ("kept", Some(own.retention_days.map_or_else(configured, |days| format!("{days} days")))),
         ("storages", Some(storages)),
+        ("largest rate", own.max_rate.map(|rate| format!("{} a second", rate.exact()))),
     ]))
 }

@@ -12,6 +12,7 @@ use crate::{
         queue::Job,
         request::{self, RestoreRequest},
     },
+    proof_record::{NOTHING_RECORDED, is_not_compared},
     report::{self, fields, instant, instant_and_age},
 };
 
@@ -227,7 +228,7 @@ pub(super) async fn outcome(app: &App, context: &Context, job: &Job) -> anyhow::
     if let Some(failure) = wait::failure(job) {
         return Err(failure.into());
     }
-    if differences.is_empty() {
+    if differences.is_empty() || nothing_compared(context, &differences) {
         return Ok(());
     }
     let named: Vec<String> =
@@ -245,6 +246,16 @@ pub(super) async fn outcome(app: &App, context: &Context, job: &Job) -> anyhow::
 /// One value of the job's result, unless it is null.
 pub(super) fn of_result<'a>(job: &'a Job, name: &str) -> Option<&'a Value> {
     job.result.as_ref()?.get(name).filter(|value| !value.is_null())
+}
+
+/// Warns where nothing is known to differ, because nothing was recorded.
+pub(super) fn nothing_compared(context: &Context, differences: &[Value]) -> bool {
+    let lines: Vec<&str> = differences.iter().filter_map(Value::as_str).collect();
+    let is_all = is_not_compared(&lines);
+    if is_all {
+        context.warn(NOTHING_RECORDED);
+    }
+    is_all
 }
 
 /// What differed, from the restore's row or the job's result.

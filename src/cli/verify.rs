@@ -104,7 +104,7 @@ async fn outcome(app: &App, context: &Context, depth: Depth, job: &Job, backup: 
     if let Some(failure) = wait::failure(job) {
         return Err(failure.into());
     }
-    if differences.is_empty() {
+    if differences.is_empty() || restore::nothing_compared(context, &differences) {
         return Ok(());
     }
     let named: Vec<&str> = differences.iter().take(10).filter_map(serde_json::Value::as_str).collect();

@@ -32,6 +32,7 @@ A directory on this machine, or one that is mounted here.
 | Setting | Meaning |
 |---|---|
 | `root` | The directory below which artifacts are kept. Made when missing. |
+| `max_rate` | Largest rate of all uploads together, in bytes per second, such as `20 MiB`. Restores are never slowed. Default: none. |
 
 ```toml
 [storages.local]

@@ -96,7 +96,7 @@ pub fn load(file: Option<&Path>, environment: &BTreeMap<String, String>) -> Resu
     }
     if config.storages.is_empty() {
         let root = config.data_dir.join("storage");
-        config.storages.insert("local".to_owned(), StorageConfig::Local(LocalStorageConfig { root }));
+        config.storages.insert("local".to_owned(), StorageConfig::Local(LocalStorageConfig::new(root)));
     }
     well_known::s3(&mut config.storages, environment)?;
     telegram(&mut config.storages, environment)?;
@@ -289,7 +289,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     }
     for (name, storage) in &config.storages {
         match storage {
-            StorageConfig::Local(_) => {}
+            StorageConfig::Local(local) => {
+                local.check().map_err(|why| ConfigError::Invalid(format!("storages.{name}: {why}")))?;
+            }
             StorageConfig::S3(s3) => {
                 s3.check().map_err(|why| ConfigError::Invalid(format!("storages.{name}: {why}")))?;
             }

@@ -59,7 +59,7 @@ pub use self::{
     secret::Secret,
     secrets::SecretsConfig,
     smtp::{SmtpConfig, SmtpTls},
-    storage::{LocalStorageConfig, StorageConfig, is_storage_name},
+    storage::{LEAST_RATE, LocalStorageConfig, StorageConfig, is_storage_name},
     storage_s3::{S3Checksum, S3StorageConfig},
     storage_telegram::{ChatId, TelegramProfile, TelegramStorageConfig},
     telemetry::TelemetryConfig,

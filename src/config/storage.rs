@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{S3StorageConfig, TelegramStorageConfig};
+use crate::byte_size::ByteSize;
+
+/// Lowest `max_rate`, in bytes a second: below it nothing would come to its end.
+pub const LEAST_RATE: ByteSize = ByteSize::kib(1);
 
 /// One configured storage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,4 +55,27 @@ impl StorageConfig {
 pub struct LocalStorageConfig {
     /// The directory below which artifacts are kept. Made when missing.
     pub root: PathBuf,
+    /// Largest rate of all uploads together, in bytes a second. Restores are never slowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rate: Option<ByteSize>,
+}
+
+impl LocalStorageConfig {
+    /// A directory that is written to as fast as it takes it.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), max_rate: None }
+    }
+
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        check_rate(self.max_rate)
+    }
+}
+
+/// What is wrong with a `max_rate`, if anything.
+pub(super) fn check_rate(rate: Option<ByteSize>) -> Result<(), String> {
+    match rate {
+        Some(rate) if rate < LEAST_RATE => Err(format!("max_rate is below {LEAST_RATE} per second")),
+        Some(_) | None => Ok(()),
+    }
 }

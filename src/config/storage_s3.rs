@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use url::{Host, Url};
 
-use super::Secret;
+use super::{Secret, storage::check_rate};
 use crate::{artifact::ArtifactName, byte_size::ByteSize};
 
 crate::artifact::words! {
@@ -113,10 +113,7 @@ impl S3StorageConfig {
                 return Err(format!("{name} is {value}: use {low} to {high}"));
             }
         }
-        match self.max_rate {
-            Some(rate) if rate < ByteSize::kib(1) => Err("max_rate is below 1 KiB per second".to_owned()),
-            _ => Ok(()),
-        }
+        check_rate(self.max_rate)
     }
 
     /// The endpoint as a URL: `http` or `https`, and neither user, query nor fragment.

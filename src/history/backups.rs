@@ -301,7 +301,9 @@ pub async fn tried(
 }
 
 /// The backup that is tried next by the clock, and marks it as tried: the oldest one without a trial of the project whose last trial is the
-/// longest ago. `None`: there is none that fits, one is being tried, or the budget of the last 24 hours is used up.
+/// longest ago. One whose trial came to nothing, so that neither a proof nor a difference is known, has its turn again after a day; one whose
+/// rows were not counted (proof `off`) has none, as there is nothing to compare with. `None`: there is none that fits, one is being tried, or
+/// the budget of the last 24 hours is used up, by trials that failed as well.
 pub async fn next_trial(
     executor: impl PgExecutor<'_>,
     now: DateTime<Utc>,
@@ -312,11 +314,16 @@ pub async fn next_trial(
         r#"UPDATE control_plane.backups SET tried_at = $1::timestamptz
            WHERE id = (
                SELECT b.id FROM control_plane.backups b JOIN control_plane.projects p ON p.id = b.project_id AND p.status = 'ACTIVE'
-               WHERE b.status = 'completed' AND b.type = 'database' AND b.tried_at IS NULL AND b.proved_at IS NULL
+               WHERE b.status = 'completed' AND b.type = 'database' AND b.proved_at IS NULL
+                 AND (b.tried_at IS NULL OR b.tried_at < $1::timestamptz - interval '1 day' AND b.differences IS NULL)
+                 AND b.row_count IS NOT NULL
                  AND NOT b.is_partial AND b.format IS NOT NULL AND b.manifest IS NOT NULL AND b.content_size <= $3 AND p.id <> $4
-               ORDER BY (SELECT max(t.tried_at) FROM control_plane.backups t WHERE t.project_id = b.project_id) NULLS FIRST, b.created_at, b.id
+               ORDER BY (SELECT max(t.tried_at) FROM control_plane.backups t WHERE t.project_id = b.project_id) NULLS FIRST,
+                        b.tried_at NULLS FIRST, b.created_at, b.id
                LIMIT 1 FOR UPDATE OF b SKIP LOCKED)
-             AND (SELECT coalesce(sum(t.recovery_seconds), 0) FROM control_plane.backups t WHERE t.tried_at > $1::timestamptz - interval '24 hours') < $2
+             AND (SELECT coalesce(sum(extract(epoch FROM coalesce(j.finished_at, $1::timestamptz) - j.started_at))::float8, 0)
+                  FROM control_plane.jobs j
+                  WHERE j.type = 'verify_backup' AND j.created_by = 'system:trials' AND j.started_at > $1::timestamptz - interval '24 hours') < $2
              AND NOT EXISTS (SELECT 1 FROM control_plane.jobs j
                              WHERE j.type = 'verify_backup' AND j.status IN ('pending', 'in_progress') AND j.created_by = 'system:trials')
            RETURNING id"#,

@@ -150,7 +150,7 @@ fn complete(path: &str, method: HttpMethod, operation: &mut Operation) {
             "The caller calls too often, or the project has too many jobs in flight: wait as long as Retry-After says.",
         ));
     }
-    if !matches!(path, "/healthz" | "/readyz" | "/metrics") {
+    if !matches!(path, "/healthz" | "/readyz") {
         failures.push((429, "Too many calls: wait as long as Retry-After says."));
     }
     failures.push((414, "The path and query are longer than is allowed."));

@@ -243,6 +243,10 @@ impl From<PeopleError> for Problem {
         let status = match &error {
             PeopleError::NotFound { .. } => StatusCode::NOT_FOUND,
             PeopleError::NameTaken(_) | PeopleError::LastOperator => StatusCode::CONFLICT,
+            PeopleError::TooManyKeys(_) => {
+                return Self::new(StatusCode::CONFLICT, error.code(), error.to_string())
+                    .hint("Revoke one that nobody uses: GET /api/keys says when each was used last.");
+            }
             PeopleError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             PeopleError::Database(error) => return database(error),
         };

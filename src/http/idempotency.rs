@@ -91,9 +91,12 @@ pub async fn honour(State(keys): State<Keys>, request: Request, next: Next) -> R
     }
     let (mut parts, body) = request.into_parts();
     // Whoever is nobody is told so by the call itself.
-    let Ok(Signed(caller, _)) = Signed::from_request_parts(&mut parts, &keys.api).await else {
+    let Ok(signed) = Signed::from_request_parts(&mut parts, &keys.api).await else {
         return Ok(next.run(Request::from_parts(parts, body)).await);
     };
+    // A call with a key is one call: the handler is not to count it again.
+    parts.extensions.insert(signed.clone());
+    let Signed(caller, _) = signed;
     let key = IdempotencyKey::from_request_parts(&mut parts, &keys.api).await?;
     let Some(key) = key.as_deref().map(str::to_owned) else {
         return Ok(next.run(Request::from_parts(parts, body)).await);

@@ -35,7 +35,7 @@ const MAX_TARGET: usize = 8 * 1024;
 const MAX_HEADERS: usize = 16 * 1024;
 
 /// Asked by machines that watch the service, and answered in any case.
-const ALWAYS_ANSWERED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+const ALWAYS_ANSWERED: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Nobody's calls, whatever token comes along.
 const ALWAYS_NOBODYS: [&str; 4] = ["/auth/login", "/auth/setup", "/login", "/setup"];
@@ -110,7 +110,10 @@ pub async fn guard(State(api): State<Api>, request: Request, next: Next) -> Resp
     if let Err(problem) = check_head(&request) {
         return problem.into_response();
     }
-    if ALWAYS_ANSWERED.contains(&request.uri().path()) {
+    let path = request.uri().path();
+    // Whoever asks for metrics with a token that is not Prometheus' own is looked up like everybody else.
+    let is_prometheus = path == "/metrics" && api.scrape.is_opened_by(request.headers());
+    if is_prometheus || ALWAYS_ANSWERED.contains(&path) {
         return next.run(request).await;
     }
     let address = request.extensions().get::<ClientAddress>().and_then(|ClientAddress(address)| *address);

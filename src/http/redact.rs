@@ -24,8 +24,20 @@ pub fn job(mut job: Job, caller: &Caller) -> Job {
         job.lease_owner = None;
         job.error_message = job.error_message.map(|text| without_endpoints(&text));
         job.result.iter_mut().chain(&mut job.progress).for_each(in_json);
+        in_json(&mut job.payload);
+        forget_elsewhere(job.payload.get_mut("request"), "target_server", "target_database");
+        forget_elsewhere(job.result.as_mut(), "server", "database");
     }
     job
+}
+
+/// Which database of which other server a restore went to. A database on the project's own server is its people's own word, and stays.
+fn forget_elsewhere(told: Option<&mut Value>, server: &str, database: &str) {
+    if let Some(Value::Object(members)) = told
+        && members.get(server).is_some_and(Value::is_string)
+    {
+        members.retain(|name, _| name != server && name != database);
+    }
 }
 
 pub fn backup(mut backup: Backup, caller: &Caller) -> Backup {

@@ -1,11 +1,6 @@
 //! Putting an integration together: from a configuration, from an open [`App`], or piece by piece.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use sqlx::PgPool;
 
@@ -14,7 +9,7 @@ use crate::{
     app::App,
     byte_size::ByteSize,
     clock::Clock,
-    config::Config,
+    config::{Config, StorageConfig},
     db,
     history::{Outbox, SpareLedger},
     keyring::{self, KeyringError},
@@ -82,7 +77,7 @@ impl BackupIntegration {
 
     /// Around a storage. `name` is what records call it: the name under which the platform's Holdfast has it in its configuration.
     pub fn builder(name: impl Into<String>, storage: Arc<dyn Storage>) -> Builder {
-        Builder::around(name.into(), Destination::Given(storage))
+        Builder::around(name.into(), Destination { storage, has_chats: false })
     }
 
     async fn of(
@@ -99,8 +94,7 @@ impl BackupIntegration {
         let storage = storage::open(name, settings, &ledger)
             .await
             .map_err(|source| OpenError::Storage { name: name.to_owned(), source })?;
-        let settings = settings.clone();
-        let destination = Destination::Configured { storage, settings, ledger, others: Mutex::new(BTreeMap::new()) };
+        let destination = Destination { storage, has_chats: matches!(settings, StorageConfig::Telegram(_)) };
         let builder = Builder::around(name.to_owned(), destination)
             .recipients(recipients)
             .max_size(config.backup.max_size)

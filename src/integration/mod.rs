@@ -25,10 +25,7 @@ mod options;
 mod result;
 mod upload;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use sqlx::PgPool;
 
@@ -42,11 +39,10 @@ pub use crate::history::{DatabaseRecord, Flushed, StoredFile};
 use crate::{
     app::App,
     clock::{Clock, Timestamp},
-    config::{ChatId, StorageConfig, TelegramStorageConfig},
     db,
     history::{self, FailedFile, ForeignFile, Outbox, OutboxEntry, RecordError},
     ids::BackupId,
-    storage::{self, Ledger, Storage},
+    storage::Storage,
 };
 
 /// Sends files and records them. Share it by reference: calls may run side by side, and what one storage takes in turn waits its turn.
@@ -65,16 +61,10 @@ pub struct BackupIntegration {
 
 /// Where files go.
 #[derive(Debug)]
-enum Destination {
-    /// To one storage, as it was given.
-    Given(Arc<dyn Storage>),
-    /// To a configured storage, and to other chats by the same settings.
-    Configured {
-        storage: Arc<dyn Storage>,
-        settings: StorageConfig,
-        ledger: Arc<dyn Ledger>,
-        others: Mutex<BTreeMap<i64, Arc<dyn Storage>>>,
-    },
+struct Destination {
+    storage: Arc<dyn Storage>,
+    /// Whether it may be told another chat.
+    has_chats: bool,
 }
 
 impl BackupIntegration {
@@ -189,23 +179,16 @@ impl BackupIntegration {
     }
 
     async fn storage_for(&self, chat_id: Option<i64>) -> Result<Arc<dyn Storage>, Failure> {
-        let (Destination::Given(usual) | Destination::Configured { storage: usual, .. }) = &self.destination;
-        let Some(chat) = chat_id else { return Ok(Arc::clone(usual)) };
-        let Destination::Configured { settings, ledger, others, .. } = &self.destination else {
-            let message = "this integration was built around one storage, and cannot send into another chat";
+        let usual = &self.destination;
+        let Some(chat) = chat_id else { return Ok(Arc::clone(&usual.storage)) };
+        if !usual.has_chats {
+            let message =
+                format!("the storage is not one that is configured with a chat: it has none with the id {chat}");
             return Err(Failure::new("options.chat_id", message));
-        };
-        let Some(settings) = in_chat(settings, chat)? else { return Ok(Arc::clone(usual)) };
-        if let Some(known) = others.lock().unwrap_or_else(PoisonError::into_inner).get(&chat) {
-            return Ok(Arc::clone(known));
         }
-        // What it remembers is told apart: the configured chat's sweep knows nothing of the files in this one.
-        let opened = storage::open(&format!("{}/{chat}", self.sender.name), &settings, ledger)
-            .await
-            .map_err(|error| Failure::of_storage(&self.sender.name, &error))?;
-        // Of two that open one at the same moment, both use the first.
-        let mut others = others.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(others.entry(chat).or_insert(opened)))
+        let there =
+            usual.storage.in_chat(chat).await.map_err(|error| Failure::of_storage(&self.sender.name, &error))?;
+        Ok(there.unwrap_or_else(|| Arc::clone(&usual.storage)))
     }
 
     /// A storage that has a good copy need not be read back in full again.
@@ -323,18 +306,4 @@ impl About {
 
 fn no_database() -> Failure {
     Failure::new("control_plane.not_configured", "no database is configured: set database.url")
-}
-
-/// The same settings for another chat; `None` where it is the configured one.
-fn in_chat(settings: &StorageConfig, chat: i64) -> Result<Option<StorageConfig>, Failure> {
-    match settings {
-        StorageConfig::Telegram(telegram) if telegram.chat_id == ChatId::Number(chat) => Ok(None),
-        StorageConfig::Telegram(telegram) => {
-            let there = TelegramStorageConfig { chat_id: ChatId::Number(chat), ..(**telegram).clone() };
-            Ok(Some(StorageConfig::Telegram(Box::new(there))))
-        }
-        StorageConfig::Local(_) | StorageConfig::S3(_) => {
-            Err(Failure::new("options.chat_id", format!("the storage has no chats, and none with the id {chat}")))
-        }
-    }
 }

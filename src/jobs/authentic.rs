@@ -75,6 +75,8 @@ pub async fn check(
     compare: Compare,
 ) -> Result<Option<ManifestFile>, Refusal> {
     let record = backup.manifest();
+    let keeper = storage::keeper(storage, at).await.map_err(Refusal::Storage)?;
+    let storage = keeper.as_deref().unwrap_or(storage);
     let name = at.key().manifest();
     let Some(manifest_at) = storage.find(&name).await.map_err(Refusal::Storage)? else {
         if app.config.seal.unsealed == Unsealed::Always {

@@ -311,6 +311,30 @@ pub(super) async fn may_be_anothers(
     }
 }
 
+/// Whether what lies under a name is another backup's by its own manifest. Without one that can be read nothing says so: a deletion takes the
+/// manifest first.
+pub(super) async fn is_anothers(
+    storage: &dyn Storage,
+    key: &ArtifactName,
+    backup: BackupId,
+) -> Result<bool, storage::Error> {
+    if key.is_only_of(backup) {
+        return Ok(false);
+    }
+    let found = match storage.find(&key.manifest()).await {
+        Ok(found) => found,
+        // Whoever may not look may still delete.
+        Err(error) if error.kind == ErrorKind::Denied => None,
+        Err(error) => return Err(error),
+    };
+    let Some(at) = found else { return Ok(false) };
+    match pipeline::read_manifest_file(storage, &at).await {
+        Ok(file) => Ok(file.head.backup_id != backup),
+        Err(ManifestError::Storage(error)) if error.kind.may_pass() => Err(error),
+        Err(_) => Ok(false),
+    }
+}
+
 /// Removes one object, as the holder of the lease.
 pub(super) async fn remove_at(context: &JobContext, storage: &dyn Storage, at: &Locator) -> Result<(), JobError> {
     as_holder(context, storage, async {

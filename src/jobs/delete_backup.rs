@@ -178,15 +178,24 @@ async fn delete_copy(
 ) -> Result<Option<String>, Problem> {
     let storage = context.app.storages.get(&copy.storage).ok_or(Problem::UnknownStorage)?;
     let work = async {
-        // Where nothing was recorded, what has the name need not be this backup's.
-        let key = match key {
-            Some(key) if copy.locator().is_none() && copies::may_be_anothers(storage.as_ref(), key, id).await? => None,
-            key => key,
+        let keeper = match copy.locator() {
+            Some(at) => storage::keeper(storage.as_ref(), &at).await?,
+            None => None,
         };
+        let storage = keeper.as_deref().unwrap_or(storage.as_ref());
+        // What has the name need not be this backup's: where nothing was recorded, and where what was recorded has gone and another backup was
+        // given its name.
+        let is_anothers = match key {
+            Some(key) if copy.locator().is_none() => copies::may_be_anothers(storage, key, id).await?,
+            Some(key) => copies::is_anothers(storage, key, id).await?,
+            None => false,
+        };
+        let key = key.filter(|_| !is_anothers);
+        let recorded = |at: Option<Locator>| at.filter(|at| !is_anothers || !at.is_a_name());
         let mut remains = Vec::new();
-        let manifest = delete_object(storage.as_ref(), key.map(ArtifactName::manifest), copy.manifest_locator());
+        let manifest = delete_object(storage, key.map(ArtifactName::manifest), recorded(copy.manifest_locator()));
         remains.extend(manifest.await?);
-        remains.extend(delete_object(storage.as_ref(), key.cloned(), copy.locator()).await?);
+        remains.extend(delete_object(storage, key.cloned(), recorded(copy.locator())).await?);
         Ok((!remains.is_empty()).then(|| remains.join("; ")))
     };
     tokio::select! {

@@ -72,7 +72,8 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     queue::fence(&mut transaction, context.lease).await?;
     history::start(&mut *transaction, payload.backup_id).await?;
     transaction.commit().await?;
-    let storages = storages(app, &payload.storages)?;
+    let paced = |(name, storage): NamedStorage| (name, app.storages.paced(&project, storage));
+    let storages: Vec<NamedStorage> = storages(app, &payload.storages)?.into_iter().map(paced).collect();
     let (fed, afterwards) = feed(storages.clone());
     if complete_earlier(context, &payload, &storages, &afterwards).await? {
         return Ok(());

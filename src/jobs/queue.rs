@@ -213,3 +213,13 @@ pub async fn request_cancel(connection: &mut sqlx::PgConnection, scope: &Scope, 
     sqlx::query!("SELECT pg_notify('holdfast_cancel', $1)", id.to_string()).fetch_one(connection).await?;
     Ok(job)
 }
+
+/// Whether a job is to be cancelled, as its row says.
+pub async fn is_cancel_requested(executor: impl PgExecutor<'_>, id: JobId) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM control_plane.jobs WHERE id = $1 AND cancel_requested) AS "asked!""#,
+        id.0
+    )
+    .fetch_one(executor)
+    .await
+}

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     app::App,
     artifact::ArtifactName,
+    catalog::{self, CatalogError},
     db,
     history::{self, Backup, BackupStatus, Copy, Event},
     ids::{BackupId, JobId},
@@ -182,12 +183,22 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
 
 /// The copies that are not good and whose storage is configured, those of quick storages first: they may serve the others as a source.
 async fn wanting(app: &App, backup: &Backup) -> Result<Vec<(Copy, Arc<dyn Storage>)>, JobError> {
+    let project = match catalog::project(&app.pool, &copies::everything(), &backup.project_id).await {
+        Ok(project) => Some(project),
+        // Its backups stay without it.
+        Err(CatalogError::NoSuchProject(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
     let copies = history::copies(&app.pool, &[backup.id]).await?;
     let mut wanting: Vec<_> = copies
         .into_iter()
         .filter(|copy| !copy.is_good())
         .filter_map(|copy| {
             let storage = app.storages.get(&copy.storage)?;
+            let storage = match &project {
+                Some(project) => app.storages.paced(project, storage),
+                None => storage,
+            };
             Some((copy, storage))
         })
         .collect();

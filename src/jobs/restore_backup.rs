@@ -499,7 +499,11 @@ async fn complete(
 ) -> Result<(), JobError> {
     let app = &context.app;
     let backup_id = BackupId(backup.id);
-    let outcome = if finished.differences.is_empty() { "verified" } else { "differences" };
+    let mut differences = finished.differences;
+    let manifest = backup.manifest();
+    let content = manifest.as_ref().and_then(|manifest| manifest.body.database());
+    differences.extend(content.and_then(DatabaseContent::not_compared));
+    let outcome = if differences.is_empty() { "verified" } else { "differences" };
     let kept = kept(plan);
     let undo_until =
         kept.is_some().then(|| app.clock.now() + chrono::Duration::hours(i64::from(app.config.restore.undo_hours)));
@@ -510,7 +514,7 @@ async fn complete(
         Target::Database { database } => (plan.schema_becomes.as_ref(), Some(database)),
     };
     let result = serde_json::json!({
-        "restore_id": id, "backup_id": backup_id, "outcome": outcome, "differences": finished.differences,
+        "restore_id": id, "backup_id": backup_id, "outcome": outcome, "differences": differences,
         "warnings": told.warnings, "schema": schema, "database": database, "server": plan.place.server, "undo_until": undo_until,
         "way": told.way.as_ref().map(Way::as_str), "way_because": told.way.as_ref().and_then(Way::because),
     });
@@ -518,8 +522,7 @@ async fn complete(
     queue::fence(&mut transaction, context.lease).await?;
     let kept = kept.as_ref().map(|(name, oid)| (name.as_str(), *oid));
     let restored_oid = finished.schema_oid.map(i64::from);
-    history::finish_restore(&mut *transaction, id, outcome, &finished.differences, kept, restored_oid, undo_until)
-        .await?;
+    history::finish_restore(&mut *transaction, id, outcome, &differences, kept, restored_oid, undo_until).await?;
     let mut detail = result.clone();
     detail["job_id"] = serde_json::json!(context.lease.job);
     let caller = Caller::system("worker");

@@ -65,6 +65,7 @@ pub(super) async fn run(context: &JobContext, backup: &Backup, manifest: &Manife
     let restore::Trial { differences, of_owners } = tried?;
     let mut told = proof::told(&differences);
     told.extend(of_owners);
+    told.extend(content.not_compared());
     Ok(Trial { differences: told, seconds })
 }
 

@@ -188,7 +188,7 @@ async fn restore(
     load(context, session, spooled, dump, limit).await?;
     context.stage("counting").await;
     let found = tokio::select! {
-        found = tokio::time::timeout(limit, settle(context, engine, session.plan(), &request.database)) => {
+        found = tokio::time::timeout(limit, settle(context, engine, session, &request.database)) => {
             found.map_err(|_| timed_out(limit))??
         }
         () = context.stop.token.cancelled() => return Err(JobError::Stopped),
@@ -239,20 +239,20 @@ async fn load(
     }
 }
 
-/// Counts what is there, and takes the login from the role that owns it.
+/// Ends the dump's hold on the database, and counts what is there.
 async fn settle(
     context: &JobContext,
     engine: &Engine,
-    plan: &Plan,
+    session: &mut Session,
     database: &str,
 ) -> Result<Vec<crate::manifest::TableRows>, JobError> {
+    session.leave_to_role().await?;
     let mut admin = engine.admin.with_database(database).connect().await?;
     let scope = DumpScope::Database { database: database.to_owned() };
     let tables = inspect::table_rows(&mut admin, &scope).await?;
     let what = literal(&format!("a trial import of Holdfast's, job {}", context.lease.job));
-    let statements =
-        format!("ALTER ROLE {} NOLOGIN; COMMENT ON DATABASE {} IS {what}", ident(&plan.role), ident(database));
-    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut admin).await?;
+    let statement = format!("COMMENT ON DATABASE {} IS {what}", ident(database));
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut admin).await?;
     drop(admin.close().await);
     Ok(tables)
 }

@@ -8,7 +8,7 @@ use super::{
     copies::{self, CopyFault, Readable},
     ending,
     queue::{self, Ending},
-    request::{Depth, VerifyPayload},
+    request::{Depth, VerifyPayload, VerifyRequest},
     trial_restore,
 };
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     history::{self, Backup, Copy, CopyStatus, Event},
     ids::BackupId,
     manifest::Manifest,
+    proof_record::is_not_compared,
     tenant::Caller,
 };
 
@@ -33,8 +34,18 @@ struct Finding {
 
 /// One attempt.
 pub async fn run(context: &JobContext) -> Result<(), JobError> {
-    let app = &context.app;
     let VerifyPayload { request } = context.payload()?;
+    let ended = look(context, &request).await;
+    if let (Depth::Restore, Err(JobError::Fail { code, message })) = (request.depth, &ended) {
+        // It is shown at the backup too, until another trial comes to its end; and the clock does not ask for it again.
+        let told = [format!("the trial restore failed ({code}): {message}")];
+        history::tried(&context.app.pool, request.backup_id, context.app.clock.now(), None, &told).await?;
+    }
+    ended
+}
+
+async fn look(context: &JobContext, request: &VerifyRequest) -> Result<(), JobError> {
+    let app = &context.app;
     let backup = history::get(&app.pool, &copies::everything(), request.backup_id).await?;
     let manifest = backup.manifest().ok_or_else(|| {
         JobError::fail(
@@ -86,16 +97,7 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let mut differences = Vec::new();
     let mut seconds = None;
     if request.depth == Depth::Restore && has_good {
-        let trial = match trial_restore::run(context, &backup, &manifest).await {
-            Err(JobError::Fail { code, message }) => {
-                // It is shown at the backup too, until another trial comes to its end.
-                let told = [format!("the trial restore failed ({code}): {message}")];
-                let now = app.clock.now();
-                history::tried(&app.pool, request.backup_id, now, None, &told).await?;
-                return Err(JobError::Fail { code, message });
-            }
-            tried => tried?,
-        };
+        let trial = trial_restore::run(context, &backup, &manifest).await?;
         differences = trial.differences;
         seconds = Some(trial.seconds);
     }
@@ -147,7 +149,7 @@ async fn write(
             let message = finding.seen.message.as_deref().filter(|_| depth == Depth::Head);
             history::judge_copy(&mut *transaction, &finding.seen, CopyStatus::Good, message).await?;
         }
-        let message = differences.first().map(String::as_str);
+        let message = differences.first().map(String::as_str).filter(|_| !is_not_compared(differences));
         history::verified(&mut *transaction, id, depth.as_str(), outcome == "verified", message).await?;
         if seconds.is_some() {
             history::tried(&mut *transaction, id, context.app.clock.now(), seconds, differences).await?;

@@ -105,7 +105,11 @@ impl Worker {
                 loop {
                     let notification = listener.recv().await?;
                     if notification.channel() == "holdfast_cancel" {
-                        if let Ok(id) = notification.payload().parse::<JobId>() {
+                        // Whoever may connect may notify: the row decides.
+                        if let Ok(id) = notification.payload().parse::<JobId>()
+                            && self.runs(id)
+                            && queue::is_cancel_requested(&self.app.pool, id).await?
+                        {
                             self.stop_job(id, StopReason::Cancelled);
                         }
                     } else {
@@ -125,6 +129,10 @@ impl Worker {
                 () = stop.cancelled() => return,
             }
         }
+    }
+
+    fn runs(&self, id: JobId) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).values().any(|(job, _)| *job == id)
     }
 
     fn stop_job(&self, id: JobId, reason: StopReason) {

@@ -9,10 +9,12 @@ use sqlx::PgConnection;
 use super::{check_name, is_operator, require_admin};
 use crate::{
     app::App,
+    byte_size::ByteSize,
     catalog::{
         self, CatalogError, FileSource, MAX_RETENTION_DAYS, ManageError, Managed, NewProject, Project, ProjectChanges,
         ProjectFilter, ProjectScope,
     },
+    config::LEAST_RATE,
     db,
     history::{self, Event},
     ids::{CONTROL_PLANE_PROJECT, ProjectId},
@@ -140,6 +142,16 @@ fn check_retention(days: Option<u32>) -> Result<(), ManageError> {
         Some(days) if !(1..=MAX_RETENTION_DAYS).contains(&days) => Err(ManageError::invalid(
             "request.retention_days",
             format!("retention_days is {days}: use 1 to {MAX_RETENTION_DAYS}"),
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn check_rate(rate: Option<ByteSize>) -> Result<(), ManageError> {
+    match rate {
+        Some(rate) if rate < LEAST_RATE => Err(ManageError::invalid(
+            "request.max_rate",
+            format!("max_rate is {} a second: use {LEAST_RATE} or more", rate.exact()),
         )),
         Some(_) | None => Ok(()),
     }
@@ -361,8 +373,8 @@ async fn missing(info: &ConnectInfo, schema: &str) -> Option<String> {
     }
 }
 
-/// Changes a project. Name, status, storages and how long backups are kept are for organisation admins too; what is backed up (its files too),
-/// and whose it is, for operators.
+/// Changes a project. Name, status, storages, rate and how long backups are kept are for organisation admins too; what is backed up (its files
+/// too), and whose it is, for operators.
 ///
 /// # Errors
 /// Among others: it would move to another schema, database or directory while jobs have it in hand, or a restore can still be undone.
@@ -381,6 +393,7 @@ pub async fn change(app: &App, caller: &Caller, id: &str, changes: ProjectChange
         check_name("request.name", name)?;
     }
     check_retention(changes.retention_days.flatten())?;
+    check_rate(changes.max_rate.flatten())?;
     check_storages(app, changes.storages.as_deref().unwrap_or_default()).await?;
     if let Some(ProjectScope::Schema(schema)) = &changes.scope {
         check_schema(schema)?;
@@ -426,7 +439,7 @@ async fn refuse_held(connection: &mut PgConnection, project: &Project) -> Result
         (jobs, kept) => Err(ManageError::InUse {
             what: Managed::Project,
             name: project.id.clone(),
-            by: format!("{jobs} jobs have it in hand, {kept} restores can be undone"),
+            by: format!("{jobs} jobs have it in hand, {kept} restores can be undone or have to be put right"),
         }),
     }
 }
@@ -438,7 +451,8 @@ fn difference(before: &Project, after: &Project) -> Value {
         json!({
             "name": p.name, "status": p.status, "organization_id": p.organization_id, "scope": p.backup_scope,
             "schema": p.schema_name, "database": p.database_name, "storages": own.storages,
-            "retention_days": own.retention_days, "proof": own.proof, "files": p.files,
+            "retention_days": own.retention_days, "proof": own.proof, "max_rate": own.max_rate.map(ByteSize::exact),
+            "files": p.files,
         })
     };
     let (before, after) = (fields(before), fields(after));

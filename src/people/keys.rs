@@ -18,6 +18,9 @@ const PREFIX: &str = "hfk_";
 /// How exactly the last use is kept.
 const USE_WITHIN: Duration = Duration::minutes(1);
 
+/// Keys that one maker can have at a time: neither revoked nor expired.
+const MAX_KEYS: i64 = 100;
+
 /// A key as its owner sends it, with the secret's hash in the place of the secret.
 #[derive(Clone, Copy)]
 pub struct KeyToken {
@@ -117,24 +120,83 @@ pub async fn keys(
     before: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
 ) -> Result<Vec<ApiKey>, PeopleError> {
+    let which = Which { all: caller.role == Role::Operator, before, limit, ..Which::default() };
+    made_by(pool, caller, user_id, which).await
+}
+
+/// Which keys are looked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Which {
+    /// Everybody's, and not the caller's own alone.
+    all: bool,
+    id: Option<Uuid>,
+    /// Good at this time.
+    good_at: Option<DateTime<Utc>>,
+    /// Older than this one.
+    before: Option<(DateTime<Utc>, Uuid)>,
+    limit: i64,
+}
+
+/// A local user's keys are those of its id. A platform's subject may be somebody else in another tenant: of what was made under its name,
+/// a caller's own are the keys that reach no further than it does.
+async fn made_by(
+    executor: impl PgExecutor<'_>,
+    caller: &Caller,
+    user_id: Option<Uuid>,
+    which: Which,
+) -> Result<Vec<ApiKey>, PeopleError> {
+    let scope = caller.scope();
     Ok(sqlx::query_as!(
         ApiKey,
         r#"SELECT id, name AS "name!", role, permissions, project_ids, organization_id, created_by AS "created_by!", created_at,
                 expires_at AS "expires_at!", last_used_at, revoked_at
-         FROM control_plane.api_keys
+         FROM control_plane.api_keys k
          WHERE secret_sha256 IS NOT NULL
-           AND ($1 OR (created_by = $2 AND user_id IS NOT DISTINCT FROM $3))
-           AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5))
-         ORDER BY created_at DESC, id DESC LIMIT $6"#,
-        caller.role == Role::Operator,
+           AND ($1 OR (created_by = $2 AND user_id IS NOT DISTINCT FROM $3::uuid AND ($3::uuid IS NOT NULL OR CASE
+               WHEN $4::text[] IS NOT NULL THEN role = 'member' AND project_ids <@ $4::text[]
+               WHEN $5::text IS NOT NULL THEN (role <> 'operator' AND organization_id = $5::text) OR (role = 'member' AND NOT EXISTS (
+                   SELECT FROM unnest(k.project_ids) AS named (project_id) WHERE NOT EXISTS (
+                       SELECT FROM control_plane.projects p WHERE p.id = named.project_id AND p.organization_id = $5::text)))
+               ELSE true
+           END)))
+           AND ($6::uuid IS NULL OR id = $6::uuid)
+           AND ($7::timestamptz IS NULL OR (revoked_at IS NULL AND expires_at > $7::timestamptz))
+           AND ($8::timestamptz IS NULL OR (created_at, id) < ($8::timestamptz, $9::uuid))
+         ORDER BY created_at DESC, id DESC LIMIT $10"#,
+        which.all,
         caller.subject,
         user_id,
-        before.map(|(at, _)| at),
-        before.map(|(_, id)| id),
-        limit,
+        scope.project_ids(),
+        scope.organization_id(),
+        which.id,
+        which.good_at,
+        which.before.map(|(at, _)| at),
+        which.before.map(|(_, id)| id),
+        which.limit,
     )
-    .fetch_all(pool)
+    .fetch_all(executor)
     .await?)
+}
+
+/// Refuses this caller one key too many, one call after the other. To be followed by [`insert_key`] in the same transaction.
+///
+/// # Errors
+/// [`PeopleError::TooManyKeys`].
+pub async fn refuse_too_many_keys(
+    connection: &mut PgConnection,
+    caller: &Caller,
+    user_id: Option<Uuid>,
+    now: DateTime<Utc>,
+) -> Result<(), PeopleError> {
+    sqlx::query!(
+        "SELECT pg_advisory_xact_lock(hashtextextended('holdfast keys of ' || $1::text, 0))::text AS locked",
+        caller.subject,
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let which = Which { good_at: Some(now), limit: MAX_KEYS, ..Which::default() };
+    let good = made_by(connection, caller, user_id, which).await?;
+    if (good.len() as i64) < MAX_KEYS { Ok(()) } else { Err(PeopleError::TooManyKeys(MAX_KEYS)) }
 }
 
 /// Revokes a key of this caller, or any for an operator. A key that was revoked before is as good.
@@ -145,20 +207,13 @@ pub async fn revoke_key(
     id: Uuid,
     now: DateTime<Utc>,
 ) -> Result<(), PeopleError> {
-    let revoked = sqlx::query!(
-        "UPDATE control_plane.api_keys SET revoked_at = coalesce(revoked_at, $5)
-         WHERE id = $1 AND secret_sha256 IS NOT NULL AND ($2 OR (created_by = $3 AND user_id IS NOT DISTINCT FROM $4))",
-        id,
-        caller.role == Role::Operator,
-        caller.subject,
-        user_id,
-        now,
-    )
-    .execute(connection)
-    .await?;
-    if revoked.rows_affected() == 0 {
+    let which = Which { all: caller.role == Role::Operator, id: Some(id), limit: 1, ..Which::default() };
+    if made_by(&mut *connection, caller, user_id, which).await?.is_empty() {
         return Err(PeopleError::NotFound { what: "key", id: id.to_string() });
     }
+    sqlx::query!("UPDATE control_plane.api_keys SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1", id, now)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

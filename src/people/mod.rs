@@ -11,7 +11,9 @@ mod throttle;
 mod users;
 
 pub use self::{
-    keys::{ApiKey, KeyRights, KeyToken, NewKey, find_key, insert_key, keys, revoke_key, touch_key},
+    keys::{
+        ApiKey, KeyRights, KeyToken, NewKey, find_key, insert_key, keys, refuse_too_many_keys, revoke_key, touch_key,
+    },
     passwords::{OwnPassword, change_own_password, own_password},
     sessions::{delete_session, delete_sessions_of, insert_session, session_user},
     setup::{SetupToken, put_setup_token, take_setup_token},
@@ -33,6 +35,8 @@ pub enum PeopleError {
     Invalid(String),
     #[error("without this user there is no operator who can log in")]
     LastOperator,
+    #[error("there are {0} keys of this maker already, and no more are allowed")]
+    TooManyKeys(i64),
     #[error("control plane: {0}")]
     Database(#[from] sqlx::Error),
 }
@@ -45,6 +49,7 @@ impl PeopleError {
             Self::NameTaken(_) => "user.exists",
             Self::Invalid(_) => "user.invalid",
             Self::LastOperator => "user.last_operator",
+            Self::TooManyKeys(_) => "key.too_many",
             Self::Database(_) => "control_plane.unavailable",
         }
     }

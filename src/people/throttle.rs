@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use chrono::{DateTime, Duration, Utc};
 use sqlx::{PgConnection, PgPool};
 
-use super::{PeopleError, sha256};
+use super::PeopleError;
 
 /// How long attempts are counted together. With 10 attempts in it an account can be tried 350,000 times a year, which a password
 /// that is not among the most common ones withstands.
@@ -21,17 +21,18 @@ pub enum Attempt {
     },
 }
 
-fn account_key(name: &str) -> [u8; 32] {
-    sha256(format!("account {}", name.to_lowercase()).as_bytes())
+/// What an account's attempts are counted under. The database puts it into lower case, as it does with the name when it looks for the user:
+/// other ideas of what is lower case would give one account several counts.
+fn of_account(name: &str) -> String {
+    format!("account {name}")
 }
 
-fn address_key(address: IpAddr) -> [u8; 32] {
+fn of_address(address: IpAddr) -> String {
     // One customer commonly holds a whole /64 of IPv6 addresses.
-    let shown = match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("{:x?}", &address.segments()[..4]),
-    };
-    sha256(format!("address {shown}").as_bytes())
+    match address {
+        IpAddr::V4(address) => format!("address {address}"),
+        IpAddr::V6(address) => format!("address {:x?}", &address.segments()[..4]),
+    }
 }
 
 /// Counts an attempt before the password is looked at, so that attempts at the same moment count too. A limit of 0 is none.
@@ -43,15 +44,15 @@ pub async fn try_login(
     now: DateTime<Utc>,
 ) -> Result<Attempt, PeopleError> {
     if let Some(address) = address {
-        match count(pool, &address_key(address), per_address, now).await? {
+        match count(pool, &of_address(address), per_address, now).await? {
             Attempt::Allowed => {}
             refused @ Attempt::Refused { .. } => return Ok(refused),
         }
     }
-    count(pool, &account_key(name), per_account, now).await
+    count(pool, &of_account(name), per_account, now).await
 }
 
-async fn count(pool: &PgPool, key: &[u8], limit: u32, now: DateTime<Utc>) -> Result<Attempt, PeopleError> {
+async fn count(pool: &PgPool, whose: &str, limit: u32, now: DateTime<Utc>) -> Result<Attempt, PeopleError> {
     if limit == 0 {
         return Ok(Attempt::Allowed);
     }
@@ -63,12 +64,13 @@ async fn count(pool: &PgPool, key: &[u8], limit: u32, now: DateTime<Utc>) -> Res
     .execute(pool)
     .await?;
     let counted = sqlx::query!(
-        "INSERT INTO control_plane.login_attempts AS a (key, attempts, window_ends_at) VALUES ($1, 1, $2)
+        "INSERT INTO control_plane.login_attempts AS a (key, attempts, window_ends_at)
+         VALUES (sha256(convert_to(lower($1::text), 'UTF8')), 1, $2)
          ON CONFLICT (key) DO UPDATE SET
              attempts = CASE WHEN a.window_ends_at <= $3 THEN 1 ELSE least(a.attempts, 1000000) + 1 END,
              window_ends_at = CASE WHEN a.window_ends_at <= $3 THEN $2 ELSE a.window_ends_at END
          RETURNING attempts, window_ends_at",
-        key,
+        whose,
         now + WINDOW,
         now,
     )
@@ -82,8 +84,11 @@ async fn count(pool: &PgPool, key: &[u8], limit: u32, now: DateTime<Utc>) -> Res
 
 /// Forgets the attempts on an account whose password was right. Those of the address stay: it may try other accounts.
 pub async fn forget_account(connection: &mut PgConnection, name: &str) -> Result<(), PeopleError> {
-    sqlx::query!("DELETE FROM control_plane.login_attempts WHERE key = $1", &account_key(name)[..])
-        .execute(connection)
-        .await?;
+    sqlx::query!(
+        "DELETE FROM control_plane.login_attempts WHERE key = sha256(convert_to(lower($1::text), 'UTF8'))",
+        of_account(name),
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }

@@ -23,7 +23,7 @@ use crate::{
 const CHUNK: usize = 256 << 10;
 /// What may be on its way between the threads, so that rows which are quick to format but slow to compress do not stop the dump at once, and the
 /// processors have something to do while the next rows are slow to format.
-pub(super) const READ_AHEAD: ByteSize = ByteSize::mib(32);
+pub(super) const READ_AHEAD: ByteSize = ByteSize::mib(64);
 /// The same where storages gather parts in memory: the whole shall stay within its bounds, and the storage sets the pace more often than not.
 pub(super) const READ_AHEAD_OF_GATHERED_PARTS: ByteSize = ByteSize::mib(8);
 /// Pieces that wait for an upload which is busy: together with those being filled and written as much as one part of most storages, so that

@@ -247,12 +247,19 @@ pub async fn table_count<'a>(
 }
 
 /// Keeps every table as it is until the end of the transaction, with the lock that `pg_dump` takes too: a table that is
-/// rewritten later would look empty to an older snapshot. Waits as long as the connection's `lock_timeout` says.
+/// rewritten later would look empty to an older snapshot. Waits as long as the connection's `lock_timeout` says. Gives the tables.
 pub async fn lock_tables<'a>(
     connection: &mut PgConnection,
     selection: impl Into<Selection<'a>>,
-) -> Result<(), sqlx::Error> {
+) -> Result<Vec<(String, String)>, sqlx::Error> {
     let tables = relations(connection, selection.into(), &["r", "p"]).await?;
+    lock(connection, &tables).await?;
+    Ok(tables)
+}
+
+/// The same for tables that are known. It takes no snapshot: that of a transaction which begins with it is newer than the locks (PostgreSQL
+/// manual, LOCK, Description). [`sqlx::Error::Database`] where one of them is gone.
+pub async fn lock(connection: &mut PgConnection, tables: &[(String, String)]) -> Result<(), sqlx::Error> {
     for batch in tables.chunks(BATCH) {
         let names: Vec<String> =
             batch.iter().map(|(schema, name)| format!("ONLY {}", qualified(schema, name))).collect();
@@ -260,6 +267,34 @@ pub async fn lock_tables<'a>(
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+/// A table that is not, any more, the one of the connection's snapshot: its rows are written anew, or it is another of that name. To be asked
+/// when [`lock_tables`] has its locks, in its transaction: a rewrite that was committed while we waited leaves the table empty in our
+/// snapshot (PostgreSQL manual, 13.6, Caveats), and the name of a table leads to today's.
+pub async fn replaced_table<'a>(
+    connection: &mut PgConnection,
+    selection: impl Into<Selection<'a>>,
+) -> Result<Option<(String, String)>, sqlx::Error> {
+    let selection = selection.into();
+    let namespaces = namespaces(connection, selection).await?;
+    // The rows of `pg_class` are the snapshot's. Both functions read the newest catalog (`SearchSysCache` and `RangeVarGetRelid`), and give
+    // NULL for what was dropped. Materialised: of an extension's tables, whose schema may be closed to this role, no name is looked up.
+    sqlx::query_as(
+        "WITH locked AS MATERIALIZED (SELECT c.oid, n.nspname, c.relname, c.relfilenode \
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+            WHERE c.relnamespace = ANY ($1) AND c.relkind IN ('r', 'p') AND ($2::pg_catalog.oid[] IS NULL OR c.oid = ANY ($2)) \
+              AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+                              AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e')) \
+         SELECT nspname::text, relname::text FROM locked \
+         WHERE relfilenode <> 0 AND relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(oid) \
+            OR pg_catalog.to_regclass(pg_catalog.format('%I.%I', nspname, relname))::pg_catalog.oid IS DISTINCT FROM oid \
+         ORDER BY 1, 2 LIMIT 1",
+    )
+    .bind(namespaces)
+    .bind(selection.only)
+    .fetch_optional(connection)
+    .await
 }
 
 /// A view that takes a sequence's place between a look and a read would run the tenant's code as our role. Servers of August 2024 and later

@@ -4,6 +4,7 @@
 pub mod chosen;
 pub mod connect;
 pub mod embedded;
+pub mod expression;
 pub mod inspect;
 pub mod locks;
 pub mod ownership;

@@ -15,8 +15,11 @@ use serde::Deserialize;
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, types::Json};
 
 pub use self::parts::{apply_in_parts, give_up_name, keep_name};
-use super::{inspect::server_version, quote::ident};
-use crate::manifest::{DumpScope, Grant, ObjectOwnership};
+use super::{expression::settled, inspect::server_version, quote::ident};
+use crate::{
+    artifact::Sha256Digest,
+    manifest::{DumpScope, Grant, ObjectOwnership},
+};
 
 /// What [`apply`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,9 @@ pub struct Applied {
     /// Tables and views whose triggers, rules or definition do not read as recorded, in words. The server writes some anew after a restore that
     /// mean the same: of use where no definitions were recorded.
     pub reads_otherwise: Vec<String>,
+    /// Functions of which the SQL body alone does not read as recorded, or of which the record does not tell more: the server writes that anew,
+    /// too. They must not come to their recorded owner unless their definitions are compared.
+    pub bodies: Vec<String>,
 }
 
 /// Every privilege that PostgreSQL 14 to 18 knows on the objects handled here. Source: src/include/utils/acl.h, `ACL_ALL_RIGHTS_STR`.
@@ -124,8 +130,8 @@ pub async fn apply(
     after.extend(default_acls(&mut tx, scope, &roles).await?);
     compare(&after, ownership, &mut run);
     tx.commit().await?;
-    let (differences, reads_otherwise) = (run.differences, run.reads_otherwise);
-    Ok(Applied { statements: run.statements, differences, altered, reads_otherwise })
+    let Run { statements, differences, reads_otherwise, bodies, .. } = run;
+    Ok(Applied { statements, differences, altered, reads_otherwise, bodies })
 }
 
 /// The roles of whose default privileges something was recorded, if they exist.
@@ -153,8 +159,8 @@ pub async fn differences(
     Ok(run.differences)
 }
 
-/// What runs other code than was recorded. Functions are named, to be refused: their text comes back from a dump to the letter. Triggers
-/// and views are written anew by the server, so that a difference there is told but not refused.
+/// What runs other code than was recorded. Functions are named, to be refused: their text comes back from a dump to the letter. SQL
+/// bodies, triggers and views are written anew by the server, so that a difference there is told but not refused.
 fn altered(found: &[Found], recorded: &HashMap<(&str, &str), &ObjectOwnership>, run: &mut Run) -> Vec<String> {
     // A manifest from before these digests says nothing.
     if recorded.values().all(|o| o.code.is_none()) {
@@ -164,7 +170,10 @@ fn altered(found: &[Found], recorded: &HashMap<(&str, &str), &ObjectOwnership>, 
     for object in found {
         let is_function = object.alter_word == "ROUTINE";
         match recorded.get(&object.key()) {
-            Some(known) if known.code == object.code => {}
+            Some(known) if known.code == object.digest() || known.code == object.code => {}
+            Some(known) if known.code.as_deref().is_some_and(|code| object.is_but_for_its_body(code)) => {
+                run.bodies.push(object.name());
+            }
             Some(_) if !is_function => {
                 run.reads_otherwise.push(format!("{}: its triggers, rules or definition are others", object.name()));
             }
@@ -196,6 +205,9 @@ struct Found {
     column_acl: Option<Json<Vec<Privilege>>>,
     /// A digest of the code it runs: a function's body, a relation's triggers and rules.
     code: Option<String>,
+    /// A function's body that the server has parsed (`BEGIN ATOMIC`), and a digest of the rest of its code.
+    body: Option<String>,
+    around_body: Option<String>,
     /// About how many locks it takes to give it to another owner.
     locks: i64,
 }
@@ -244,6 +256,21 @@ impl Found {
         format!("{} {}", self.kind, self.identity)
     }
 
+    /// What is recorded of the code. An SQL body has a digest of its own, of what it reads like after a restore.
+    fn digest(&self) -> Option<String> {
+        match (&self.around_body, &self.body) {
+            (Some(around), Some(body)) => Some(format!("{around} {}", Sha256Digest::of(settled(body).as_bytes()))),
+            _ => self.code.clone(),
+        }
+    }
+
+    /// Whether this is the recorded code, as far as the record tells, but for an SQL body.
+    fn is_but_for_its_body(&self, recorded: &str) -> bool {
+        let Some(around) = &self.around_body else { return false };
+        // Manifests until November 2026 have one digest of both.
+        recorded.split_once(' ').is_none_or(|(recorded, _)| recorded == around)
+    }
+
     fn is_default_acl(&self) -> bool {
         self.alter_word.is_empty()
     }
@@ -261,7 +288,8 @@ impl Found {
     fn into_recorded(self) -> ObjectOwnership {
         let touched = self.acl.is_some() || self.column_acl.is_some();
         let grants = touched.then(|| self.effective());
-        ObjectOwnership { kind: self.kind, identity: self.identity, owner: self.owner, grants, code: self.code }
+        let code = self.digest();
+        ObjectOwnership { kind: self.kind, identity: self.identity, owner: self.owner, grants, code }
     }
 
     /// What the record wants here. The recorded owner's part is played by the present owner, should that be another (the
@@ -309,6 +337,8 @@ async fn default_acls(c: &mut PgConnection, scope: &DumpScope, roles: &[String])
             default_acl: Some(row.default_acl),
             column_acl: None,
             code: None,
+            body: None,
+            around_body: None,
             locks: 1,
         }
     });
@@ -333,6 +363,7 @@ struct Run {
     statements: usize,
     differences: Vec<String>,
     reads_otherwise: Vec<String>,
+    bodies: Vec<String>,
     /// Differences already named with their cause, so that the final comparison does not repeat them.
     named: HashSet<(String, String)>,
     missing_roles: BTreeMap<String, usize>,

@@ -10,11 +10,13 @@ use sqlx::{
     types::Json,
 };
 
-use super::expression::{kept, settled};
 use crate::{
     artifact::Sha256Digest,
     manifest::{DumpScope, Requirements},
-    postgres::inspect::{self, Selection},
+    postgres::{
+        expression::{kept, settled},
+        inspect::{self, Selection},
+    },
     proof_record::Defined,
 };
 

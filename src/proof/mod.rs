@@ -7,7 +7,6 @@
 mod compare;
 mod definition;
 mod dumped;
-mod expression;
 mod lines;
 mod row_sum;
 mod rows;

@@ -2,8 +2,8 @@
 //!
 //! Everything belongs to the restore's role then, also a platform's views and tables beside a tenant's functions: a row's check constraint can
 //! replace them, and what is given back to its owner works with that owner's rights. Functions with another body are refused by `ownership`
-//! alone. Of the rest, as of what a function has by default, a difference from the record is refused where somebody else's function can have
-//! made it, and told where all is one owner's.
+//! alone. Of the rest, as of what a function has by default and of SQL bodies, which the server writes anew, a difference from the record is
+//! refused where somebody else's function can have made it, and told where all is one owner's.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,8 +19,23 @@ use crate::{
 /// What runs code when it is called.
 const ROUTINES: [&str; 3] = ["function", "procedure", "aggregate"];
 
-/// Refuses what was changed.
-pub(super) fn refuse(altered: &[String]) -> Result<(), RestoreError> {
+/// Refuses functions with other code than was recorded. SQL bodies, which the server writes anew, are left to [`refuse_definitions`] where that
+/// compares them.
+pub(super) fn refuse_code(
+    content: &DatabaseContent,
+    server_version: u32,
+    applied: &Applied,
+) -> Result<(), RestoreError> {
+    refuse(&applied.altered)?;
+    let known = content.proof.as_ref().filter(|proof| proof.is_known());
+    // Whose the code outside of the schema is was not recorded.
+    let may_be_strangers = content.requirements.objects.iter().any(|o| ROUTINES.contains(&&*o.kind));
+    let is_compared = known.is_some_and(|proof| !proof.definition.is_empty())
+        && content.server_version / 10_000 == server_version / 10_000;
+    if is_compared && !may_be_strangers { Ok(()) } else { refuse(&applied.bodies) }
+}
+
+fn refuse(altered: &[String]) -> Result<(), RestoreError> {
     if altered.is_empty() {
         return Ok(());
     }
@@ -71,7 +86,7 @@ pub(super) async fn refuse_definitions(
     }
     match found {
         Ok(differences) => refuse(&changed(&content.ownership, &owners, differences)),
-        Err(error) if is_endangered(&content.ownership, &owners, CodeOf::Unnamed) => Err(RestoreError::passing(
+        Err(error) if is_endangered(&content.ownership, &owners, CodeOf::Anything) => Err(RestoreError::passing(
             "restore.not_compared",
             format!("what others own beside the tenant's functions could not be compared: {error}"),
         )),
@@ -96,6 +111,13 @@ fn is_endangered(ownership: &[ObjectOwnership], strangers: &[&str], code: CodeOf
             return routines.filter(|o| without_arguments(&o.identity) == name).any(|o| is_anothers(&o.owner));
         }
         CodeOf::Relation(name) => Some(name),
+        CodeOf::Anything => {
+            let mut routines = ownership.iter().filter(|o| ROUTINES.contains(&&*o.kind));
+            if routines.any(|o| is_anothers(&o.owner)) {
+                return true;
+            }
+            None
+        }
         CodeOf::Unnamed => None,
     };
     let owners = owners_of_relations(ownership);
@@ -124,6 +146,8 @@ enum CodeOf<'a> {
     Routine(&'a str),
     /// Of a relation that the difference does not name.
     Unnamed,
+    /// Of any relation or routine.
+    Anything,
 }
 
 /// `None`: no code.
@@ -151,7 +175,7 @@ fn code_of(difference: &Difference) -> Option<CodeOf<'_>> {
     ];
     // What is not told one by one may be code.
     if [FURTHER, TOO_MANY].contains(&difference.what.as_str()) {
-        return Some(CodeOf::Unnamed);
+        return Some(CodeOf::Anything);
     }
     let (kind, name) = KINDS.iter().find_map(|kind| Some((kind.trim_end(), difference.object.strip_prefix(kind)?)))?;
     let what = difference.what.as_str();

@@ -1,6 +1,7 @@
 //! Archives (tar and custom): `pg_restore` turns them into text, which goes the same way as a plain dump. It never connects anywhere.
 
 use std::{
+    collections::{BTreeSet, HashSet},
     fs::File,
     io::{Read as _, Write as _},
     sync::{Arc, atomic::AtomicBool},
@@ -47,7 +48,9 @@ pub(super) async fn edited_list(tool: &Tool, load: &Load, leave_out: &LeaveOut) 
             let mut list = String::new();
             let mut bytes = Vec::new();
             from_archive.take(MAX_LIST).read_to_end(&mut bytes)?;
-            for line in String::from_utf8_lossy(&bytes).lines().filter(|line| keeps(line, &leave_out)) {
+            let entries = String::from_utf8_lossy(&bytes);
+            let made = entries_of(&entries, &leave_out.schemas);
+            for line in entries.lines().filter(|line| !made.contains(line) && keeps(line, &leave_out)) {
                 list.push_str(line);
                 list.push('\n');
             }
@@ -99,20 +102,32 @@ fn format_option(format: Format) -> &'static str {
     }
 }
 
-/// Whether an entry stays: `dumpId; tableoid oid DESCRIPTION schema name owner`. Source: PrintTOCSummary, pg_backup_archiver.c.
-fn keeps(line: &str, leave_out: &LeaveOut) -> bool {
-    let Some((id, entry)) = line.split_once("; ") else { return true };
+/// The entry of a line: `dumpId; tableoid oid DESCRIPTION schema name owner`. Source: PrintTOCSummary, pg_backup_archiver.c.
+fn entry(line: &str) -> Option<&str> {
+    let (id, entry) = line.split_once("; ")?;
     if id.is_empty() || !id.bytes().all(|b| b.is_ascii_digit()) {
-        return true;
+        return None;
     }
-    let Some(entry) = entry.splitn(3, ' ').nth(2) else { return true };
-    if let Some(name_and_owner) = entry.strip_prefix("SCHEMA - ") {
+    entry.splitn(3, ' ').nth(2)
+}
+
+/// The lines of these schemas' own entries, one for each. Name and owner may both have spaces in them: of the lines that can be read as a
+/// schema's, its own is the one that has the shortest owner then, because the others go on with the rest of a longer name.
+fn entries_of<'a>(lines: &'a str, schemas: &BTreeSet<String>) -> HashSet<&'a str> {
+    let named: Vec<(&str, &str)> =
+        lines.lines().filter_map(|line| Some((line, entry(line)?.strip_prefix("SCHEMA - ")?))).collect();
+    let own = schemas.iter().filter_map(|schema| {
         // A name's line breaks are written as spaces.
-        return !leave_out.schemas.iter().any(|schema| {
-            let name = schema.replace(['\n', '\r'], " ");
-            name_and_owner.strip_prefix(name.as_str()).is_some_and(|owner| owner.starts_with(' '))
-        });
-    }
+        let beginning = format!("{} ", schema.replace(['\n', '\r'], " "));
+        let owners = named.iter().filter_map(|(line, named)| Some((*line, named.strip_prefix(&beginning)?)));
+        owners.min_by_key(|(_, owner)| (owner.matches(' ').count(), owner.len())).map(|(line, _)| line)
+    });
+    own.collect()
+}
+
+/// Whether an entry stays that is not of a schema which is there already.
+fn keeps(line: &str, leave_out: &LeaveOut) -> bool {
+    let Some(entry) = entry(line) else { return true };
     if leave_out.extension_comments && entry.starts_with("COMMENT - EXTENSION ") {
         return false;
     }
@@ -158,11 +173,20 @@ mod tests {
     fn only_the_schemas_own_entry_is_left_out() {
         let leave_out =
             LeaveOut { schemas: ["a b".to_owned()].into(), extension_comments: true, ..LeaveOut::default() };
-        assert!(!keeps("7; 2615 16385 SCHEMA - a b postgres", &leave_out));
+        let lines = [
+            "6; 2615 16384 SCHEMA - a b c postgres",
+            "7; 2615 16385 SCHEMA - a b postgres",
+            "8; 2615 16386 SCHEMA - a postgres",
+            "9; 0 0 COMMENT - SCHEMA a b postgres",
+        ];
+        let of = |schema: &str| entries_of(&lines.join("\n"), &[schema.to_owned()].into()).len();
+        assert_eq!((of("a b d"), of("b"), of("")), (0, 0, 0));
+        for (schema, own) in [("a", lines[2]), ("a b", lines[1]), ("a\nb", lines[1]), ("a b c", lines[0])] {
+            assert_eq!(entries_of(&lines.join("\n"), &[schema.to_owned()].into()), HashSet::from([own]), "{schema}");
+        }
         assert!(!keeps("3; 0 0 COMMENT - EXTENSION citext ", &leave_out));
         for kept in [
             "; Archive created at 2026-01-01",
-            "8; 2615 16386 SCHEMA - a postgres",
             "9; 0 0 COMMENT - SCHEMA a b postgres",
             "10; 1259 1 TABLE a b t postgres",
         ] {

@@ -234,6 +234,7 @@ impl Session {
             let waits = Some((new_name.as_str(), plan.role.as_str()));
             ownership::apply_in_parts(&mut self.c, &scope, owners, recorded_on, waits).await?;
         }
+        stage::reached(Stage::Waiting).await;
 
         let mut tx = self.c.begin().await?;
         execute(&mut tx, LOCK_TIMEOUT.to_owned()).await?;
@@ -271,7 +272,7 @@ impl Session {
         altered::refuse_definitions(&mut tx, content, self.server_version, &found).await?;
         let mut differences = proof::in_words(found);
         let applied = ownership::apply(&mut tx, &scope, &content.ownership, content.server_version).await?;
-        altered::refuse(&applied.altered)?;
+        altered::refuse_code(content, self.server_version, &applied)?;
         // Of single tables the record tells much that shall not be there.
         if narrowed.is_none() {
             differences.extend(altered::told(content, self.server_version, applied));

@@ -253,10 +253,11 @@ async fn lock(c: &mut PgConnection, plan: &Plan) -> Result<(), RestoreError> {
         if taken {
             return Ok(());
         }
-        // Waits up to two seconds for the holder's end. pg_locks shows both keys as oids, which are unsigned.
+        // Waits up to two seconds for the end of each: of the holder, and of whoever queues for it, who would be the next (no session of ours
+        // waits in the server). pg_locks shows both keys as oids, which are unsigned.
         sqlx::query(
             "SELECT pg_terminate_backend(l.pid, 2000) FROM pg_catalog.pg_locks l \
-             WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid::int8 = $1 AND l.objid::int8 = $2 \
+             WHERE l.locktype = 'advisory' AND l.pid <> pg_backend_pid() AND l.objsubid = 2 AND l.classid::int8 = $1 AND l.objid::int8 = $2 \
              AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())",
         )
         .bind(i64::from(LOCK_CLASS))

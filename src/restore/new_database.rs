@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::{
-    RestoreError, Session, Way, altered,
+    RestoreError, Session, Target, Way, altered,
     given_away::{self, Inside},
     in_place::{Finished, Recovery, rename},
     role::{self, execute},
@@ -177,13 +177,17 @@ pub(super) async fn finish(
     }
     let mut tx = target.begin().await?;
     let applied = ownership::apply(&mut tx, owned, &content.ownership, content.server_version).await?;
-    altered::refuse(&applied.altered)?;
+    altered::refuse_code(content, session.server_version, &applied)?;
     differences.extend(altered::told(content, session.server_version, applied));
     // What nobody could be named for, and the database itself, are ours.
     execute(&mut tx, format!("REASSIGN OWNED BY {} TO CURRENT_USER", ident(&role))).await?;
     execute(&mut tx, format!("DROP OWNED BY {} RESTRICT", ident(&role))).await?;
     forget_what_was_said_of_it(&mut tx, database).await?;
-    execute(&mut tx, format!("GRANT CONNECT, TEMPORARY ON DATABASE {} TO PUBLIC", ident(database))).await?;
+    let everybodys = rights_of_everybody(&mut session.c).await?;
+    if !everybodys.is_empty() {
+        let rights = everybodys.join(", ");
+        execute(&mut tx, format!("GRANT {rights} ON DATABASE {} TO PUBLIC", ident(database))).await?;
+    }
     if let (DumpScope::Schema { schema }, Some(becomes)) = (&content.scope, &session.plan.schema_becomes) {
         rename(&mut tx, schema, becomes).await?;
     }
@@ -192,6 +196,42 @@ pub(super) async fn finish(
     tx.commit().await?;
     _ = target.close().await;
     Ok(Finished { schema_oid: None, differences, warnings: Vec::new() })
+}
+
+/// What everybody may do with the database that we are connected to, which its platform may have closed: with one made beside it no more.
+async fn rights_of_everybody(c: &mut PgConnection) -> Result<Vec<String>, RestoreError> {
+    let rights: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT a.privilege_type FROM pg_catalog.pg_database d \
+         CROSS JOIN LATERAL aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a \
+         WHERE d.datname = current_database() AND a.grantee = 0 AND a.privilege_type IN ('CONNECT', 'TEMPORARY') ORDER BY 1",
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(rights)
+}
+
+impl Session {
+    /// Leaves what was loaded into a new database with the role that loaded it, and ends that role's and everybody's hold on it: no login, no
+    /// session, no prepared transaction, no right to the database, and no setting of the database or of the role. For a dump that nobody has a
+    /// record of.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or the dump has given its role or what it made away (`restore.outside`).
+    pub async fn leave_to_role(&mut self) -> Result<(), RestoreError> {
+        let Target::Database { database } = &self.plan.target else {
+            return Err(RestoreError::new("restore.not_prepared", "only a new database is left to its role"));
+        };
+        let (database, role) = (database.clone(), self.plan.role.clone());
+        role::disable(&mut self.c, &role).await?;
+        let mut target = shut_target(self, &database).await?;
+        forget_what_was_said_of_it(&mut target, &database).await?;
+        let name = ident(&role);
+        execute(&mut target, format!("ALTER ROLE {name} PASSWORD NULL")).await?;
+        execute(&mut target, format!("ALTER ROLE {name} RESET ALL")).await?;
+        execute(&mut target, format!("ALTER ROLE {name} IN DATABASE {} RESET ALL", ident(&database))).await?;
+        _ = target.close().await;
+        Ok(())
+    }
 }
 
 /// A connection to the new database, to which nobody else comes any more, and of which nothing is another's.

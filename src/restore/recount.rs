@@ -62,7 +62,7 @@ impl Session {
         }
         let mut tx = target.begin().await?;
         let applied = ownership::apply(&mut tx, &scope, &content.ownership, content.server_version).await?;
-        altered::refuse(&applied.altered)?;
+        altered::refuse_code(content, self.server_version, &applied)?;
         tx.commit().await?;
         _ = target.close().await;
         Ok(Trial { differences, of_owners: altered::told(content, self.server_version, applied) })

@@ -18,6 +18,8 @@ crate::artifact::words! {
         Loaded = "loaded",
         /// The role is shut out.
         Shut = "shut",
+        /// What was loaded waits under a name of its own, with the owners that one transaction could not have given back.
+        Waiting = "waiting",
         /// Owners and names are right, in a transaction that is not committed.
         Swapping = "swapping",
         /// The restored schema is live; nobody has written that down.

@@ -21,7 +21,9 @@ pub async fn try_next(app: &App) -> Result<bool, RequestError> {
     let largest = i64::try_from(config.max_size.0).unwrap_or(i64::MAX);
     let Some(id) = next(app, budget, largest).await? else { return Ok(false) };
     let request = VerifyRequest { backup_id: id, depth: Depth::Restore };
-    match request::verify(app, &Caller::system("trials"), &request, Some(&format!("trial:{id}"))).await {
+    // One whose trial came to no end is asked for again on another day.
+    let key = format!("trial:{id}:{}", app.clock.now().date_naive());
+    match request::verify(app, &Caller::system("trials"), &request, Some(&key)).await {
         Ok(_) => Ok(true),
         // It has changed since, or its project has enough to do: it was this one's turn.
         Err(error @ (RequestError::Conflict { .. } | RequestError::NotFound { .. } | RequestError::Busy { .. })) => {

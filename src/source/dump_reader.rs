@@ -12,13 +12,18 @@ use std::{
 
 use crate::proof::DumpedRows;
 
-/// Bytes of the end that are kept to look for a plain dump's last line; after it come only `\unrestrict` with its key and line ends.
-const TAIL: usize = 512;
+/// Bytes of the end that are kept: the two empty blocks of a tar archive.
+const TAIL: usize = 1024;
+
+/// Bytes of the beginning that are kept: a custom archive's first word.
+const HEAD: usize = 5;
 
 /// What passed through the reader.
 #[derive(Default)]
 pub(super) struct Seen {
     pub bytes: AtomicU64,
+    /// The first [`HEAD`] bytes.
+    pub head: Mutex<Vec<u8>>,
     /// The last [`TAIL`] bytes.
     pub tail: Mutex<Vec<u8>>,
     /// How many tables' rows have passed, where they are looked for.
@@ -61,7 +66,11 @@ impl Read for DumpReader {
             rows.feed(new);
             self.seen.tables.store(rows.passed(), Ordering::Release);
         }
-        self.seen.bytes.fetch_add(length as u64, Ordering::Release);
+        if self.seen.bytes.fetch_add(length as u64, Ordering::Release) < HEAD as u64 {
+            let mut head = self.seen.head.lock().unwrap_or_else(PoisonError::into_inner);
+            let missing = HEAD - head.len();
+            head.extend(new.iter().take(missing));
+        }
         let mut tail = self.seen.tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.extend_from_slice(&new[new.len().saturating_sub(TAIL)..]);
         let excess = tail.len().saturating_sub(TAIL);

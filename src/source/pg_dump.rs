@@ -41,11 +41,29 @@ use crate::{
 /// Longest time to reach the server and be let in. A server that does not answer at all would hold a worker for ever.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Snapshots that are taken until the tables stay as they are: the second one has the locks before it.
+const MOST_SNAPSHOTS: u32 = 5;
+
 /// The oldest server that is supported: from version 14 there is `pg_read_all_data`, which the dump role needs.
 const OLDEST_SERVER: u32 = 140_000;
 
+/// Whether a name leads nowhere: `undefined_table`, `invalid_schema_name`.
+fn is_about_what_is_gone(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| matches!(&*code, "42P01" | "3F000"))
+}
+
 /// What every complete plain dump ends with. Source: `RestoreArchive` in PostgreSQL's `pg_backup_archiver.c`.
 const LAST_LINE: &[u8] = b"-- PostgreSQL database dump complete";
+
+/// Bytes in which it is: after it come only `\unrestrict` with its key and line ends.
+const LAST_LINES: usize = 512;
+
+/// What every custom archive begins with. Source: `WriteHead` in the same file.
+const FIRST_WORD: &[u8] = b"PGDMP";
+
+/// Bytes of nothing that every tar archive ends with, two blocks. Source: `_CloseArchive` in pg_backup_tar.c.
+const EMPTY_BLOCKS: usize = 1024;
 
 /// What to dump and how.
 #[derive(Clone, Debug)]
@@ -200,22 +218,52 @@ impl PgDump {
         // With it the server notices that we are gone even while it counts. Refused by servers on some systems; not needed.
         drop(sqlx::raw_sql("SET client_connection_check_interval = '5s'").execute(&mut connection).await);
         // Without help from parallel workers counting still ends before the dump, and the tenants keep their processors.
-        let begin = format!(
-            "{}; SET lock_timeout = {lock_wait}; SET max_parallel_workers_per_gather = 0; \
-             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-            proof::SETTINGS
-        );
-        sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut connection).await.map_err(sql)?;
-        let schema = match &options.scope {
-            DumpScope::Database { .. } => None,
-            DumpScope::Schema { schema } => match inspect::schema_oid(&mut connection, schema).await.map_err(sql)? {
-                Some(oid) => Some(oid),
-                None => return Err(no_schema(schema, &info)),
-            },
+        let settings =
+            format!("{}; SET lock_timeout = {lock_wait}; SET max_parallel_workers_per_gather = 0", proof::SETTINGS);
+        sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut connection).await.map_err(sql)?;
+        let (mut snapshots, mut known) = (1, Vec::new());
+        let (schema, chosen) = loop {
+            sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                .execute(&mut connection)
+                .await
+                .map_err(sql)?;
+            match inspect::lock(&mut connection, &known).await {
+                Ok(()) => {}
+                Err(error) if is_about_what_is_gone(&error) => {
+                    known.clear();
+                    sqlx::raw_sql("ROLLBACK").execute(&mut connection).await.map_err(sql)?;
+                    continue;
+                }
+                Err(error) => return Err(sql(error)),
+            }
+            let schema = match &options.scope {
+                DumpScope::Database { .. } => None,
+                DumpScope::Schema { schema } => {
+                    match inspect::schema_oid(&mut connection, schema).await.map_err(sql)? {
+                        Some(oid) => Some(oid),
+                        None => return Err(no_schema(schema, &info)),
+                    }
+                }
+            };
+            let chosen = self.choose(&mut connection, &info).await?;
+            let defined = chosen.as_ref().map(|chosen| chosen.defined.as_slice());
+            let locked = inspect::lock_tables(&mut connection, Self::selection(options, defined)).await.map_err(sql)?;
+            let replaced = inspect::replaced_table(&mut connection, Self::selection(options, defined)).await;
+            match replaced.map_err(sql)? {
+                None => break (schema, chosen),
+                Some((schema, table)) if snapshots == MOST_SNAPSHOTS => {
+                    let table = qualified(&schema, &table);
+                    return Err(SourceError {
+                        message: format!("table {table} was rewritten or replaced while the dump waited"),
+                        may_pass: true,
+                        code: "source.changed",
+                    });
+                }
+                // Another snapshot, which is taken when the locks are there.
+                Some(_) => (snapshots, known) = (snapshots + 1, locked),
+            }
+            sqlx::raw_sql("ROLLBACK").execute(&mut connection).await.map_err(sql)?;
         };
-        let chosen = self.choose(&mut connection, &info).await?;
-        let defined = chosen.as_ref().map(|chosen| chosen.defined.as_slice());
-        inspect::lock_tables(&mut connection, Self::selection(options, defined)).await.map_err(sql)?;
         let (snapshot, encoding): (String, String) =
             sqlx::query_as("SELECT pg_catalog.pg_export_snapshot(), pg_catalog.current_setting('server_encoding')")
                 .fetch_one(&mut connection)
@@ -328,9 +376,13 @@ impl PgDump {
         }
         let tail = seen.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let is_complete = match self.options.format {
-            Format::Sql => tail.windows(LAST_LINE.len()).any(|window| window == LAST_LINE),
-            // Their ends are checked by `pg_restore`, which needs them whole.
-            Format::Tar | Format::Custom => true,
+            Format::Sql => {
+                let end = &tail[tail.len().saturating_sub(LAST_LINES)..];
+                end.windows(LAST_LINE.len()).any(|window| window == LAST_LINE)
+            }
+            // Its end is checked by `pg_restore`, which needs it whole.
+            Format::Custom => *seen.head.lock().unwrap_or_else(PoisonError::into_inner) == FIRST_WORD,
+            Format::Tar => tail.len() == EMPTY_BLOCKS && tail.iter().all(|byte| *byte == 0),
             Format::Json | Format::Text => false,
         };
         if is_complete {

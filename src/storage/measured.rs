@@ -81,6 +81,11 @@ impl Storage for Measured {
         self.inner.s3_address(at)
     }
 
+    async fn in_chat(&self, chat_id: i64) -> Result<Option<Arc<dyn Storage>>, Error> {
+        let found = self.seen(self.inner.in_chat(chat_id).await)?;
+        Ok(found.map(|inner| Arc::new(Self { name: Arc::clone(&self.name), inner }) as Arc<dyn Storage>))
+    }
+
     fn gathers_parts(&self) -> bool {
         self.inner.gathers_parts()
     }

@@ -24,7 +24,7 @@ pub use self::{
     error::{Error, ErrorKind},
     ledger::Ledger,
     measured::Measured,
-    rate::RateLimited,
+    rate::{Pacers, RateLimited},
     s3::{Listed, Objects},
 };
 use crate::{
@@ -100,6 +100,14 @@ impl Locator {
     pub fn key(&self) -> &ArtifactName {
         match self {
             Self::Local { key } | Self::Memory { key } | Self::S3 { key, .. } | Self::Telegram { key, .. } => key,
+        }
+    }
+
+    /// Whether it says no more than a name, under which another object may lie by now.
+    pub fn is_a_name(&self) -> bool {
+        match self {
+            Self::Local { .. } | Self::Memory { .. } | Self::S3 { .. } => true,
+            Self::Telegram { .. } => false,
         }
     }
 }
@@ -230,6 +238,12 @@ pub trait Storage: Debug + Send + Sync {
         None
     }
 
+    /// The same in another of its service's chats, which has names and an index of its own. `None`: this is the one, or there are no chats.
+    async fn in_chat(&self, chat_id: i64) -> Result<Option<Arc<dyn Storage>>, Error> {
+        let _ = chat_id;
+        Ok(None)
+    }
+
     /// Whether its uploads gather whole parts in memory before they send them. What reads ahead of them then takes less.
     fn gathers_parts(&self) -> bool {
         false
@@ -262,7 +276,9 @@ pub trait Upload: Send {
 /// which it keeps what it must remember in `ledger`.
 pub async fn open(name: &str, config: &StorageConfig, ledger: &Arc<dyn Ledger>) -> Result<Arc<dyn Storage>, Error> {
     let storage: Arc<dyn Storage> = match config {
-        StorageConfig::Local(local) => Arc::new(local::LocalStorage::open(&local.root).await?),
+        StorageConfig::Local(local) => {
+            RateLimited::wrap(Arc::new(local::LocalStorage::open(&local.root).await?), local.max_rate)
+        }
         StorageConfig::S3(s3) => {
             let storage = Arc::new(s3::S3Storage::open(name, s3, Arc::clone(ledger))?);
             RateLimited::wrap(storage, s3.max_rate)
@@ -272,6 +288,14 @@ pub async fn open(name: &str, config: &StorageConfig, ledger: &Arc<dyn Ledger>) 
         }
     };
     Ok(Measured::wrap(name, storage))
+}
+
+/// The storage that knows what a locator names by its name, where that is not `storage` itself: another chat of its bot's.
+pub async fn keeper(storage: &dyn Storage, at: &Locator) -> Result<Option<Arc<dyn Storage>>, Error> {
+    match at {
+        Locator::Telegram { chat_id, .. } => storage.in_chat(*chat_id).await,
+        Locator::Local { .. } | Locator::Memory { .. } | Locator::S3 { .. } => Ok(None),
+    }
 }
 
 /// Writes a small object whole, such as a manifest.

@@ -1,7 +1,8 @@
 //! A storage that is written to no faster than it is told: `max_rate`. Reading is never slowed: it is what a restore waits for.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -23,6 +24,33 @@ impl RateLimited {
             None => inner,
             Some(rate) => Arc::new(Self { inner, pacer: Arc::new(Pacer::new(rate)) }),
         }
+    }
+}
+
+/// The rates of those whose uploads go to several storages, such as projects: all uploads of one of them in this process share its rate,
+/// whatever each storage is kept to itself. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Pacers(Arc<Mutex<BTreeMap<String, Weak<Pacer>>>>);
+
+impl Pacers {
+    /// Wraps `inner` for uploads of `whose` when there is a rate (bytes per second) to keep to; else gives it back as it is.
+    pub fn wrap(&self, whose: &str, inner: Arc<dyn Storage>, bytes_per_second: Option<ByteSize>) -> Arc<dyn Storage> {
+        match bytes_per_second {
+            None => inner,
+            Some(rate) => Arc::new(RateLimited { inner, pacer: self.pacer(whose, rate) }),
+        }
+    }
+
+    /// The one that is in use. After the rate was changed there is another: what is under way keeps its own to its end.
+    fn pacer(&self, whose: &str, rate: ByteSize) -> Arc<Pacer> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, pacer| pacer.strong_count() > 0);
+        let in_use = all.get(whose).and_then(Weak::upgrade).filter(|pacer| pacer.bytes_per_second == rate.0);
+        in_use.unwrap_or_else(|| {
+            let pacer = Arc::new(Pacer::new(rate));
+            all.insert(whose.to_owned(), Arc::downgrade(&pacer));
+            pacer
+        })
     }
 }
 
@@ -96,6 +124,10 @@ impl Storage for RateLimited {
         self.inner.s3_address(at)
     }
 
+    async fn in_chat(&self, chat_id: i64) -> Result<Option<Arc<dyn Storage>>, Error> {
+        self.inner.in_chat(chat_id).await
+    }
+
     fn gathers_parts(&self) -> bool {
         self.inner.gathers_parts()
     }
@@ -143,6 +175,22 @@ mod tests {
         assert_eq!(pacer.reserve(1000, start), after(3));
         // What was not used is not saved up.
         assert_eq!(pacer.reserve(1000, after(10)), after(11));
+    }
+
+    #[test]
+    fn all_uploads_of_one_project_share_its_rate_and_no_other_projects() {
+        let (pacers, start) = (Pacers::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let (backup, repair) = (pacers.pacer("acme", ByteSize(1000)), pacers.clone().pacer("acme", ByteSize(1000)));
+        let (globex, faster) = (pacers.pacer("globex", ByteSize(1000)), pacers.pacer("acme", ByteSize(2000)));
+        assert_eq!(backup.reserve(1000, start), after(1));
+        assert_eq!(repair.reserve(1000, start), after(2));
+        assert_eq!(globex.reserve(1000, start), after(1));
+        // The rate was changed meanwhile: it holds from the next upload on.
+        assert_eq!(faster.reserve(2000, start), after(1));
+        drop((backup, repair, globex, faster));
+        assert_eq!(pacers.pacer("acme", ByteSize(1000)).reserve(1000, start), after(1));
+        assert_eq!(pacers.0.lock().unwrap().len(), 1, "who uploads nothing is forgotten");
     }
 
     #[tokio::test]

@@ -88,6 +88,8 @@ struct Bucket {
     parts: AmazonS3,
     /// Reads.
     reads: AmazonS3,
+    /// Parts of objects that may be overwritten, and what completes those.
+    overwriting: AmazonS3,
     /// What gives an object its name: never sent again by the library, because a lost answer must be known.
     publishing: AmazonS3,
     /// Whether the service knows `If-None-Match`.
@@ -166,6 +168,7 @@ impl S3Storage {
             ledger,
             quick: client(transport.with_stall(timeout / 2), MOST_RESENDS, timeout / 2)?,
             parts: client(transport.with_stall(timeout / 2), MOST_RESENDS, RESEND_FOR)?,
+            overwriting: client(transport.overwriting().with_stall(timeout / 2), MOST_RESENDS, RESEND_FOR)?,
             reads: client(transport.with_stall(timeout / 2), MOST_RESENDS, READ_FOR)?,
             publishing: client(transport, 0, Duration::ZERO)?,
             url,
@@ -302,6 +305,14 @@ impl Bucket {
         match self.ask(self.quick.abort_multipart(object, &id.to_owned())).await {
             Err(trouble) if trouble.code() == "NoSuchUpload" => Ok(()),
             other => other,
+        }
+    }
+
+    /// An upload is over: nothing of it is left to be swept.
+    async fn forget(&self, object: &Path, id: &str) {
+        if let Err(error) = self.ledger.remove(&self.storage_name, &format!("{UPLOADS}{id}")).await {
+            // The sweep will abort it once more and be told that it is gone.
+            tracing::warn!(storage = self.storage_name, %object, %error, "an ended upload is still written down");
         }
     }
 

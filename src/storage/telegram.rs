@@ -19,7 +19,8 @@ mod sweep;
 mod upload;
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -30,13 +31,16 @@ use self::{
     client::BotApi,
     documents::{Spot, blocking},
     index::{Entry, Index, PartList, Place},
-    memory::{Leftover, Memory},
+    memory::{Leftover, Memory, OtherChat},
     pacing::Pacer,
     pinned::{Change, Loaded, Pinned},
     upload::TelegramUpload,
 };
 use super::*;
-use crate::{artifact::MANIFEST_SUFFIX, config::TelegramStorageConfig};
+use crate::{
+    artifact::MANIFEST_SUFFIX,
+    config::{ChatId, TelegramStorageConfig},
+};
 
 /// Questions under way at once where many documents are only asked about.
 const ASKED_AT_ONCE: usize = 4;
@@ -51,6 +55,17 @@ pub struct TelegramStorage {
     allow_plaintext: bool,
     /// Whether a document of this bot was read back in this process.
     proven: Arc<AtomicBool>,
+    others: Arc<Others>,
+}
+
+/// The bot's other chats, to which single files were sent. Each has an index, and what is remembered of it, of its own.
+#[derive(Debug)]
+struct Others {
+    /// The configured chat's.
+    name: String,
+    config: TelegramStorageConfig,
+    ledger: Arc<dyn Ledger>,
+    open: Mutex<BTreeMap<i64, TelegramStorage>>,
 }
 
 impl TelegramStorage {
@@ -62,7 +77,8 @@ impl TelegramStorage {
         let timeout = Duration::from_secs(config.timeout_seconds);
         let api = BotApi::new(config.url().map_err(invalid)?, token, config.profile, timeout)?;
         let pacer = Pacer::new(config.messages_per_minute);
-        let chat = Arc::new(Chat::new(api, pacer, Memory::new(ledger, name), config.chat_id.clone()));
+        let memory = Memory::new(Arc::clone(&ledger), name);
+        let chat = Arc::new(Chat::new(api, pacer, memory, config.chat_id.clone()));
         Ok(Self {
             pinned: Arc::new(Pinned::new(Arc::clone(&chat), config.part())),
             chat,
@@ -70,7 +86,42 @@ impl TelegramStorage {
             max_artifact: config.max_artifact,
             allow_plaintext: config.allow_plaintext,
             proven: Arc::default(),
+            others: Arc::new(Others { name: name.to_owned(), config: config.clone(), ledger, open: Mutex::default() }),
         })
+    }
+
+    /// Whether objects in that chat are in this one's index: it is this one, or a group that has become it.
+    async fn is_about(&self, chat_id: i64) -> Result<bool, Error> {
+        if self.others.config.chat_id == ChatId::Number(chat_id) || self.chat.id().await? == chat_id {
+            return Ok(true);
+        }
+        let is_known = self.others.open.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&chat_id);
+        if is_known {
+            return Ok(false);
+        }
+        match self.pinned.load().await {
+            Ok(loaded) => Ok(loaded.index.entries().any(|entry| entry.chat_id == chat_id)),
+            // Whoever asks for a group that has become this one is led here all the same, by the Bot API.
+            Err(error) => {
+                tracing::warn!(chat_id, %error, "whether a chat has become the configured one is not known");
+                Ok(false)
+            }
+        }
+    }
+
+    /// The same bot's storage in another chat. That there is one is remembered, so that it is swept.
+    async fn other(&self, chat_id: i64) -> Result<Self, Error> {
+        let Others { name, config, ledger, open } = &*self.others;
+        if let Some(known) = open.lock().unwrap_or_else(PoisonError::into_inner).get(&chat_id) {
+            return Ok(known.clone());
+        }
+        let config = TelegramStorageConfig { chat_id: ChatId::Number(chat_id), ..config.clone() };
+        let opened = Self::new(&format!("{name}/{chat_id}"), &config, Arc::clone(ledger))?;
+        if let Err(error) = self.chat.memory.put(&OtherChat::ledger_key(chat_id), &OtherChat { chat_id }).await {
+            tracing::warn!(chat_id, %error, "that files go to another chat is not remembered; they are read and deleted all the same");
+        }
+        // Of two that open one at the same moment, both use the first.
+        Ok(open.lock().unwrap_or_else(PoisonError::into_inner).entry(chat_id).or_insert(opened).clone())
     }
 
     /// The locator of an indexed object; where its parts are listed in a document, that is read.
@@ -229,8 +280,18 @@ impl Storage for TelegramStorage {
         }
     }
 
+    async fn in_chat(&self, chat_id: i64) -> Result<Option<Arc<dyn Storage>>, Error> {
+        if self.is_about(chat_id).await? {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(self.other(chat_id).await?)))
+    }
+
     async fn delete(&self, at: &Locator) -> Result<Deletion, Error> {
         let At { key, chat_id, messages } = At::of(at)?;
+        if let Some(there) = self.in_chat(chat_id).await? {
+            return there.delete(at).await;
+        }
         let mut ids: Vec<i64> = messages.iter().map(|part| part.message_id).collect();
         let listed = |index: &Index| index.get(key).filter(|entry| entry.is_at(chat_id, messages)).cloned();
         if let Some(entry) = listed(&self.pinned.load().await?.index)
@@ -264,7 +325,13 @@ impl Storage for TelegramStorage {
     }
 
     async fn sweep_temporary(&self, modified_before: SystemTime) -> Result<u64, Error> {
-        self.sweep(modified_before).await
+        let mut removed = self.sweep(modified_before).await;
+        for other in self.chat.memory.list::<OtherChat>("other/").await? {
+            // What is wrong with one chat is no reason to leave the others.
+            let swept = self.other(other.value.chat_id).await?.sweep(modified_before).await;
+            removed = removed.and_then(|removed| Ok(removed + swept?));
+        }
+        removed
     }
 
     fn manifests(&self) -> BoxStream<'_, Result<Locator, Error>> {

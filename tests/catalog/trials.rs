@@ -210,6 +210,43 @@ async fn a_dump_that_fails_or_reaches_out_leaves_nothing_and_touches_nobody() {
 }
 
 #[tokio::test]
+async fn a_dump_that_keeps_a_way_in_has_none_when_its_trial_is_done() {
+    if is_refused_here() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let test = original(root.path()).await;
+    let name = name();
+    let hostile = format!(
+        "{DUMP}
+         ALTER ROLE CURRENT_USER PASSWORD 'known'; ALTER ROLE CURRENT_USER SET work_mem = '1MB';
+         ALTER ROLE CURRENT_USER IN DATABASE {name} SET search_path = legacy;
+         GRANT ALL ON DATABASE {name} TO PUBLIC; GRANT ALL ON DATABASE {name} TO pg_monitor;
+         ALTER DATABASE {name} SET search_path = legacy; ALTER DATABASE {name} SET statement_timeout = 1;
+         ALTER DATABASE {name} CONNECTION LIMIT 1;
+"
+    );
+    replace(&root.path().join("first/hostile.sql"), hostile.as_bytes());
+    let job = attempt(&test, &of("hostile.sql", &name)).await;
+    assert_eq!(job.status, "completed", "{:?}", job.error_message);
+    let result = job.result.unwrap();
+    assert_eq!((&result["table_count"], &result["row_count"]), (&json!(2), &json!(3)));
+    let (is_shut_out, settings, rights, limit): (bool, i64, i64, i32) = sqlx::query_as(
+        "SELECT NOT r.rolcanlogin AND r.rolpassword IS NULL,
+                (SELECT count(*) FROM pg_db_role_setting s WHERE s.setdatabase = d.oid OR s.setrole = r.oid),
+                (SELECT count(*) FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a WHERE a.grantee <> d.datdba),
+                d.datconnlimit
+         FROM pg_database d JOIN pg_authid r ON r.oid = d.datdba WHERE d.datname = $1",
+    )
+    .bind(&name)
+    .fetch_one(&mut test.tenants().await)
+    .await
+    .unwrap();
+    assert_eq!((is_shut_out, settings, rights, limit), (true, 0, 0, -1));
+    drop_by(&test, &result).await;
+}
+
+#[tokio::test]
 async fn an_attempt_that_was_lost_half_way_is_cleared_away_by_the_next() {
     if is_refused_here() {
         return;

@@ -16,19 +16,26 @@ async fn how_much_is_proved_is_set_for_a_project_or_a_request_and_shown_with_wha
         (2, &["acme", "--proof", "some"][..]),
         (2, &["acme", "--retention-days", "0"]),
         (2, &["acme", "--storage", "tape"]),
+        (2, &["acme", "--max-rate", "1 B"]),
+        (2, &["acme", "--max-rate", "fast"]),
         (2, &["acme", "--status", "asleep"]),
         (3, &["nobody", "--proof", "off"]),
     ] {
         holdfast.run(&[&["project", "set"], wrong].concat()).expect(code);
     }
+    holdfast.run(&["project", "set", "acme", "--max-rate", "20 MiB"]).expect(0);
     let set = ["project", "set", "acme", "--proof", "counts", "--retention-days", "90", "--name", "Acme Ltd", "--json"];
     let set = holdfast.run(&set).expect(0).json();
+    assert_eq!(set["max_rate"], "20 MiB");
     assert_eq!(
         (&set["proof"], &set["retention_days"], &set["name"], &set["storages"]),
         (&"counts".into(), &90.into(), &"Acme Ltd".into(), &serde_json::json!([]))
     );
     let shown = holdfast.run(&["project", "set", "acme"]).expect(0).stdout;
     assert!(shown.contains("counts") && shown.contains("90 days") && shown.contains("as configured"), "{shown}");
+    assert!(shown.contains("20 MiB a second"), "{shown}");
+    let unset = holdfast.run(&["project", "set", "acme", "--max-rate", "default", "--json"]).expect(0).json();
+    assert_eq!(unset["max_rate"], serde_json::Value::Null);
 
     let counted = holdfast.run(&["backup", "acme", "--wait", "--json"]).expect(0).json();
     assert_eq!(counted["proof"], "counts");
@@ -67,6 +74,15 @@ async fn how_much_is_proved_is_set_for_a_project_or_a_request_and_shown_with_wha
         "full",
         "the configuration's"
     );
+
+    // Where nothing was recorded nothing is called proved, nor different.
+    let off = holdfast.run(&["backup", "acme", "--wait", "--json", "--proof", "off"]).expect(0).json();
+    let id = off["id"].as_str().unwrap();
+    for command in [&["verify", id, "--depth", "restore"][..], &["restore", id, "--confirm", "--wait"]] {
+        let said = holdfast.run(command).expect(0);
+        assert!(said.stderr.contains("nothing was recorded to compare"), "{said:?}");
+    }
+    assert!(!holdfast.run(&["show", id]).expect(0).stdout.contains("as proved"));
 }
 
 #[tokio::test]

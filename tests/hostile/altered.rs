@@ -23,6 +23,9 @@ fn mixed(platform: &str, tenant: &str) -> String {
          ALTER TABLE tenant_acme.book OWNER TO {platform}; ALTER VIEW tenant_acme.looks OWNER TO {platform};
          CREATE FUNCTION tenant_acme.price(who text DEFAULT 'none') RETURNS text LANGUAGE sql AS 'SELECT who';
          ALTER FUNCTION tenant_acme.price(text) OWNER TO {platform};
+         CREATE FUNCTION tenant_acme.asks() RETURNS bigint LANGUAGE sql
+             BEGIN ATOMIC SELECT count(*) FROM tenant_acme.book WHERE note IN ('a', 'b'); END;
+         ALTER FUNCTION tenant_acme.asks() OWNER TO {platform};
          CREATE FUNCTION tenant_acme.mine() RETURNS text LANGUAGE sql AS 'SELECT current_user::text';
          CREATE FUNCTION tenant_acme.hook() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
          CREATE FUNCTION tenant_acme.late() RETURNS bool LANGUAGE sql AS 'SELECT true';
@@ -60,7 +63,7 @@ async fn what_a_tenants_code_changes_of_the_platforms_while_it_is_loaded_is_not_
         (job, support::schema_dump(&test.app.control, "tenant_acme").await == before)
     };
 
-    // The server writes the view otherwise after a restore, and it means the same.
+    // The server writes the view and the parsed body otherwise after a restore, and they mean the same.
     let (harmless, _) = attempt(&mut c, "PERFORM 1").await;
     assert_eq!(harmless.status, "completed", "{:?}", harmless.error_message);
     assert_eq!(harmless.result.as_ref().unwrap()["outcome"], "verified", "{:?}", harmless.result);
@@ -79,6 +82,12 @@ async fn what_a_tenants_code_changes_of_the_platforms_while_it_is_loaded_is_not_
             "CREATE OR REPLACE FUNCTION tenant_acme.price(who text DEFAULT tenant_acme.mine()) RETURNS text LANGUAGE sql AS 'SELECT who'",
             "function tenant_acme.price",
         ),
+        (
+            "EXECUTE 'CREATE OR REPLACE FUNCTION tenant_acme.asks() RETURNS bigint LANGUAGE sql \
+             BEGIN ATOMIC SELECT count(*) FROM tenant_acme.book; END'",
+            "function tenant_acme.asks",
+        ),
+        ("ALTER FUNCTION tenant_acme.asks() SECURITY DEFINER", "function tenant_acme.asks"),
         ("ALTER TABLE tenant_acme.book ADD CHECK (tenant_acme.mine() <> '')", "on tenant_acme.book"),
     ] {
         let (job, is_untouched) = attempt(&mut c, attack).await;

@@ -118,7 +118,8 @@ async fn nothing_that_a_dump_prepares_or_says_of_a_new_database_keeps_it_there()
     sqlx::raw_sql("COMMIT").execute(&mut helper).await.unwrap_err();
     run(&mut c, &format!("DROP DATABASE {database}")).await;
 
-    // What is said of one that is finished: neither settings for whoever connects, nor rights, nor limits.
+    // What is said of one that is finished: neither settings for whoever connects, nor rights, nor limits. Everybody has the rights that he has to
+    // the database of the URL.
     run(&mut c, "CREATE ROLE stranger").await;
     let said = format!("{everything} GRANT ALL ON DATABASE DATABASE_ TO stranger;");
     let (mut session, plan) = loaded(&scene.engine, &said).await;
@@ -127,7 +128,8 @@ async fn nothing_that_a_dump_prepares_or_says_of_a_new_database_keeps_it_there()
     let Target::Database { database } = &plan.target else { unreachable!() };
     let (settings, rights, is_plain): (i64, bool, bool) = sqlx::query_as(
         "SELECT (SELECT count(*) FROM pg_db_role_setting s WHERE s.setdatabase = d.oid), has_database_privilege('stranger', d.oid, 'CREATE'), \
-                NOT d.datistemplate AND d.datallowconn AND d.datconnlimit = -1 AND has_database_privilege('stranger', d.oid, 'CONNECT') \
+                NOT d.datistemplate AND d.datallowconn AND d.datconnlimit = -1 AND NOT has_database_privilege('stranger', d.oid, 'CONNECT') \
+                AND has_database_privilege('stranger', d.oid, 'TEMPORARY') \
          FROM pg_database d WHERE d.datname = $1",
     )
     .bind(database)

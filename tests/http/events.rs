@@ -80,6 +80,52 @@ async fn a_stream_of_events_shows_every_change_and_ends_with_the_job() {
 }
 
 #[tokio::test]
+async fn a_stream_ends_soon_after_its_callers_session_key_or_rights_have() {
+    let api = TestApi::new().await;
+    let job = api.job("acme", "export_backup", "in_progress").await;
+    let path = format!("/api/jobs/{job}/events");
+    let follow = async |token: &str| {
+        let asked = request(Method::GET, &path, Some(token), None);
+        let mut body =
+            tower::ServiceExt::oneshot(api.router.clone(), asked).await.unwrap().into_body().into_data_stream();
+        let first = body.next().await.unwrap().unwrap();
+        assert!(first.starts_with(b"event: progress"), "{first:?}");
+        body
+    };
+    let key =
+        api.key(&api.acme(), json!({ "name": "ci", "permissions": ["backup:read"], "project_ids": ["acme"] })).await;
+    let mut open = vec![follow(&key).await];
+    for name in ["disabled", "with less", "logged out"] {
+        api.user(name, Role::Member, None, &["acme"]).await;
+        open.push(follow(&api.log_in(name).await).await);
+    }
+    let mut stays = follow(&api.acme()).await;
+    sqlx::raw_sql(
+        "UPDATE control_plane.api_keys SET revoked_at = now();
+         UPDATE control_plane.users SET disabled = true WHERE name = 'disabled';
+         UPDATE control_plane.users SET permissions = '{backup:read}' WHERE name = 'with less';
+         DELETE FROM control_plane.sessions WHERE user_id = (SELECT id FROM control_plane.users WHERE name = 'logged out')",
+    )
+    .execute(api.pool())
+    .await
+    .unwrap();
+    api.clock.advance(chrono::Duration::seconds(30));
+    let rest = async |body: &mut axum::body::BodyDataStream| {
+        let mut text = String::new();
+        while let Some(chunk) = body.next().await {
+            text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
+        }
+        text
+    };
+    for body in &mut open {
+        let rest = tokio::time::timeout(std::time::Duration::from_secs(30), rest(body)).await.unwrap();
+        assert!(!rest.contains("event:"), "{rest}");
+    }
+    sqlx::query("UPDATE control_plane.jobs SET status = 'completed'").execute(api.pool()).await.unwrap();
+    assert!(rest(&mut stays).await.contains("event: end"));
+}
+
+#[tokio::test]
 async fn streams_of_events_are_limited_and_a_closed_one_makes_room() {
     let api = TestApi::new().await;
     let job = api.job("acme", "export_backup", "in_progress").await;

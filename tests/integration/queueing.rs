@@ -2,7 +2,7 @@
 
 use holdfast::{
     ids::JobId,
-    integration::BackupIntegration,
+    integration::{BackupIntegration, BackupResult},
     jobs::{
         JobType,
         request::{self, RestoreRequest},
@@ -12,7 +12,7 @@ use serde_json::json;
 use sqlx::Executor;
 
 use super::{
-    scene::{Scene, bytes, file},
+    scene::{Scene, bytes, deleted, file, verified},
     support::app::{TestApp, caller},
 };
 
@@ -101,6 +101,7 @@ async fn a_sent_file_is_verified_like_any_backup_and_not_restored() {
         let job = integration.enqueue(JobType::VerifyBackup, json!({ "backup_id": id, "depth": depth })).await.unwrap();
         let job = test.run(job.job_id()).await;
         assert_eq!(job.status, "completed", "{:?}", job.error_message);
+        assert_eq!(job.result.unwrap()["outcome"], "verified");
     }
     let verified: Option<String> =
         sqlx::query_scalar("SELECT verified_depth FROM control_plane.backups").fetch_one(&test.app.pool).await.unwrap();
@@ -110,6 +111,22 @@ async fn a_sent_file_is_verified_like_any_backup_and_not_restored() {
     // Nor is it tried in a scratch database.
     let job = integration.enqueue(JobType::VerifyBackup, json!({ "backup_id": id, "depth": "restore" })).await.unwrap();
     assert_eq!(test.run(job.job_id()).await.status, "failed");
+}
+
+#[tokio::test]
+async fn a_deletion_leaves_what_was_given_the_same_name_since() {
+    let test = with_a_tenant().await;
+    let integration = BackupIntegration::new(&test.app, "local").await.unwrap();
+    let first = integration.send_and_record(file(bytes(10_000))).await;
+    // Somebody tidies up by hand, and the name is free again.
+    test.stored_files().iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    let second = integration.send_and_record(file(bytes(20_000))).await;
+    let name = |result: &BackupResult| result.telegram_metadata.as_ref().unwrap().name.clone();
+    assert_eq!(name(&first), name(&second));
+    deleted(&test, &first).await;
+    verified(&test, &integration, &second).await;
+    deleted(&test, &second).await;
+    assert!(test.stored_files().is_empty());
 }
 
 #[tokio::test]

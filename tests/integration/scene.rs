@@ -17,16 +17,24 @@ use holdfast::{
     config::DatabaseConfig,
     db,
     integration::{BackupIntegration, BackupOptions, BackupResult, Builder, FileInput, TelegramMetadata},
+    jobs::{
+        JobType,
+        request::{self, DeleteRequest},
+    },
     postgres::{connect::ConnectInfo, quote},
     storage::{
         ByteRange, ByteStream, Deletion, Error, Limits, Locator, NewObject, Pace, Probe, ProbeDepth, Stat, Storage,
         Upload, get_whole, memory::MemoryStorage,
     },
 };
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 use tempfile::TempDir;
 
-use super::support;
+use super::support::{
+    self,
+    app::{TestApp, caller},
+};
 
 /// What the tests call the storage.
 pub const STORAGE: &str = "chat";
@@ -236,4 +244,22 @@ impl Storage for Split {
     fn manifests(&self) -> BoxStream<'_, Result<Locator, Error>> {
         self.manifests.manifests()
     }
+}
+
+/// Verifies a sent file by reading all of it.
+pub async fn verified(test: &TestApp, integration: &BackupIntegration, result: &BackupResult) {
+    let id = result.database_record.as_ref().unwrap().id;
+    let job = integration.enqueue(JobType::VerifyBackup, json!({ "backup_id": id, "depth": "read" })).await.unwrap();
+    let job = test.run(job.job_id()).await;
+    assert_eq!(job.status, "completed", "{:?}", job.error_message);
+    assert_eq!(job.result.unwrap()["outcome"], "verified");
+}
+
+/// Deletes a sent file; nothing of it is left.
+pub async fn deleted(test: &TestApp, result: &BackupResult) {
+    let request = DeleteRequest { backup_id: result.database_record.as_ref().unwrap().id };
+    let job = request::delete(&test.app, &caller(), &request, None).await.unwrap();
+    let job = test.run(job.job_id()).await;
+    assert_eq!(job.status, "completed", "{:?}", job.error_message);
+    assert_eq!(job.result.unwrap()["remains"], json!([]));
 }

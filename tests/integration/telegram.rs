@@ -9,7 +9,6 @@ use holdfast::{
     config::{ChatId, Secret, StorageConfig, TelegramStorageConfig},
     history,
     integration::{BackupIntegration, BackupOptions, BackupResult},
-    jobs::JobType,
     postgres::connect::ConnectInfo,
     storage::{Ledger, Locator, ledger::InMemoryLedger},
 };
@@ -18,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::{
-    scene::{Scene, bytes, code, comes_back, file, goes_down},
+    scene::{Scene, bytes, code, comes_back, deleted, file, goes_down, verified},
     support::app::{TestApp, everything},
     telegram_stand_in::{Calls, Canned, ChatKind, Fault, StandIn},
 };
@@ -69,13 +68,6 @@ impl Chat {
         let found: Vec<Locator> = storage.manifests().try_collect().await.unwrap();
         found.iter().map(|at| at.key().to_string()).collect()
     }
-}
-
-async fn verified(test: &TestApp, integration: &BackupIntegration, result: &BackupResult) {
-    let id = result.database_record.as_ref().unwrap().id;
-    let job = integration.enqueue(JobType::VerifyBackup, json!({ "backup_id": id, "depth": "read" })).await.unwrap();
-    let job = test.run(job.job_id()).await;
-    assert_eq!(job.status, "completed", "{:?}", job.error_message);
 }
 
 #[tokio::test]
@@ -213,14 +205,53 @@ async fn a_file_can_go_to_another_chat_of_the_same_bot() {
     assert!(!integration.send_and_record(stranger).await.details.telegram_success);
     // What a worker tidies up in the configured chat knows nothing of the other chat's files: else a note of an upload there, which an outage
     // has left behind, would look like one that died.
-    let about_other: Vec<String> = sqlx::query_scalar(
-        "SELECT DISTINCT storage FROM control_plane.storage_ledger WHERE key || value::text LIKE $1",
+    let about_other: Vec<(String, bool)> = sqlx::query_as(
+        "SELECT DISTINCT storage, key = $2 FROM control_plane.storage_ledger WHERE key || value::text LIKE $1 ORDER BY storage",
     )
     .bind(format!("%{other}%"))
+    .bind(format!("other/{other}"))
     .fetch_all(&test.app.pool)
     .await
     .unwrap();
-    assert_eq!(about_other, [format!("telegram/{other}")]);
+    // But that there is one.
+    assert_eq!(about_other, [("telegram".to_owned(), true), (format!("telegram/{other}"), false)]);
+    // One name in two chats is two files.
+    let [first, second, here] = &results[..] else { panic!("{results:?}") };
+    let name = |result: &BackupResult| result.telegram_metadata.as_ref().unwrap().name.clone();
+    assert_eq!(name(first), name(here));
+    let in_other = || control.documents(other).iter().map(|message| message.id).collect::<Vec<_>>();
+    let of = |result: &BackupResult| result.telegram_metadata.as_ref().unwrap().message_ids.clone();
+    deleted(&test, first).await;
+    assert!(of(first).iter().all(|id| !in_other().contains(id)) && of(second).iter().all(|id| in_other().contains(id)));
+    verified(&test, &integration, here).await;
+    verified(&test, &integration, second).await;
+    deleted(&test, second).await;
+    assert_eq!(in_other().len(), 1, "the index alone is left");
+}
+
+#[tokio::test]
+async fn what_an_upload_left_in_another_chat_is_swept_with_the_configured_one() {
+    let chat = Chat::new().await;
+    let test = chat.app().await;
+    let control = chat.bot_api.control();
+    let other = control.add_chat(ChatKind::Channel);
+    let integration = BackupIntegration::new(&test.app, "telegram").await.unwrap();
+    let there = BackupOptions { chat_id: Some(other), ..file(bytes(100_000)) };
+    let sent = integration.send_and_record(there).await;
+    // As a process leaves it that dies after its first part: the note of an upload, and a message that no index names.
+    deleted(&test, &sent).await;
+    let litter = control.post_foreign_document(other, "part.bin", b"nobody's");
+    let note = json!({ "chat_id": other, "messages": [litter] });
+    sqlx::query("INSERT INTO control_plane.storage_ledger (storage, key, value) VALUES ($1, $2, $3)")
+        .bind(format!("telegram/{other}"))
+        .bind(format!("litter/{other}/{litter}"))
+        .bind(note)
+        .execute(&test.app.pool)
+        .await
+        .unwrap();
+    let before = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    assert_eq!(test.app.storages.get("telegram").unwrap().sweep_temporary(before).await.unwrap(), 1);
+    assert!(control.documents(other).iter().all(|message| message.id != litter));
 }
 
 #[tokio::test]

@@ -317,7 +317,7 @@ async fn a_projects_own_log_says_nothing_of_where_it_lives() {
 async fn where_a_project_lives_is_told_to_operators_and_a_platforms_own_settings_to_nobody() {
     let api = TestApi::new().await;
     let sql = "UPDATE control_plane.projects SET database_name = 'canary-host:5432/app',
-        settings = '{\"token\": \"canary\", \"storages\": 5, \"retention_days\": \"x\"}' WHERE id = 'acme'";
+        settings = '{\"token\": \"canary\", \"storages\": 5, \"retention_days\": \"x\", \"max_rate\": 7}' WHERE id = 'acme'";
     api.pool().execute(sql).await.unwrap();
     for token in [admin(&api), api.acme()] {
         for path in ["/api/projects", "/api/projects/acme"] {
@@ -329,6 +329,17 @@ async fn where_a_project_lives_is_told_to_operators_and_a_platforms_own_settings
     let shown = api.get(&operator(&api), "/api/projects/acme").await;
     assert_eq!(shown.data(200)["database"], "canary-host:5432/app");
     assert_eq!((&shown.data(200)["storages"], &shown.data(200)["retention_days"]), (&json!([]), &Value::Null));
+    assert_eq!(shown.data(200)["max_rate"], Value::Null);
+    // A rate is the admin's to set too, and reads back as it was given.
+    let rate = json!({ "max_rate": "20 MiB" });
+    assert_eq!(api.patch(&api.acme(), "/api/projects/acme", rate).await.problem(403), "auth.role");
+    for (given, shown) in
+        [(json!("20 MiB"), json!("20 MiB")), (json!(20_000_000), json!("20000000 B")), (Value::Null, Value::Null)]
+    {
+        let changed = api.patch(&admin(&api), "/api/projects/acme", json!({ "max_rate": given })).await.data(200);
+        assert_eq!((&changed["max_rate"], &changed["retention_days"]), (&shown, &Value::Null));
+        assert_eq!(api.get(&api.acme(), "/api/projects/acme").await.data(200)["max_rate"], shown);
+    }
     // What the platform keeps there stays.
     api.patch(&operator(&api), "/api/projects/acme", json!({ "retention_days": 5 })).await.data(200);
     let settings: Value = sqlx::query_scalar("SELECT settings FROM control_plane.projects WHERE id = 'acme'")
@@ -353,7 +364,14 @@ async fn a_project_does_not_move_while_a_job_or_an_undo_needs_its_place() {
     api.undoable("acme").await;
     assert_eq!(api.patch(&olga, "/api/projects/acme", moves.clone()).await.problem(409), "project.in_use");
     api.patch(&olga, "/api/projects/acme", json!({ "name": "still" })).await.data(200);
-    api.pool().execute("UPDATE control_plane.restores SET kept_schema = NULL").await.unwrap();
+    // A lost worker's, which waits to be put right where the project was.
+    api.pool().execute("UPDATE control_plane.restores SET kept_schema = NULL, state = 'running'").await.unwrap();
+    for elsewhere in [moves.clone(), json!({ "whole_database": true })] {
+        let refused = api.patch(&olga, "/api/projects/acme", elsewhere.clone()).await;
+        assert_eq!(refused.problem(409), "project.in_use", "{elsewhere}");
+        assert!(refused.json()["detail"].as_str().unwrap().contains("put right"), "{}", refused.json());
+    }
+    api.pool().execute("UPDATE control_plane.restores SET state = 'rolled_back'").await.unwrap();
     assert_eq!(api.patch(&olga, "/api/projects/acme", moves).await.data(200)["schema"], "elsewhere");
     let whole = api.patch(&olga, "/api/projects/acme", json!({ "whole_database": true })).await.data(200);
     assert_eq!((&whole["backup_scope"], &whole["schema"]), (&json!("database"), &Value::Null));
@@ -402,6 +420,10 @@ async fn what_is_wrong_is_told_with_the_fields_name() {
         (json!({ "status": "" }), "request.status"),
         (json!({ "whole_database": false }), "request.schema"),
         (json!({ "retention_days": 0 }), "request.retention_days"),
+        (json!({ "max_rate": "1023 B" }), "request.max_rate"),
+        (json!({ "max_rate": 0 }), "request.max_rate"),
+        (json!({ "max_rate": "fast" }), "request.body"),
+        (json!({ "max_rate": -1 }), "request.body"),
         (json!({ "database": "none" }), "request.database"),
         (json!({ "id": "other" }), "request.body"),
     ] {

@@ -102,7 +102,7 @@ async fn the_configurations_storages_are_read_only() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("near");
     let api = TestApi::with(|config| {
-        let near = holdfast::config::LocalStorageConfig { root: root.clone() };
+        let near = holdfast::config::LocalStorageConfig::new(root.clone());
         config.storages.insert("first".to_owned(), holdfast::config::StorageConfig::Local(near));
         let s3 = holdfast::config::S3StorageConfig {
             bucket: "b".to_owned(),
@@ -148,6 +148,7 @@ async fn what_is_wrong_is_told_with_the_fields_name() {
         (json!({ "type": "local", "root": "relative" }), "settings.root"),
         (json!({ "type": "local", "root": "/srv/../etc" }), "settings.root"),
         (json!({ "type": "local", "root": "/tmp/x", "speed": 1 }), "speed"),
+        (json!({ "type": "local", "root": "/tmp/x", "max_rate": 1023 }), "settings.max_rate"),
         (json!({ "type": "tape" }), "settings.type"),
         (json!({ "type": "s3", "bucket": "a/b" }), "settings.bucket"),
         (

@@ -131,6 +131,54 @@ async fn a_locked_table_fails_the_dump_after_the_wait_and_may_be_tried_again() {
 }
 
 #[tokio::test]
+async fn a_table_that_changes_while_the_dump_waits_for_its_lock_is_dumped_as_it_is_then() {
+    const OTHERS: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation' \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let mut database = Database::new().await;
+    database
+        .run("CREATE SCHEMA s; CREATE TABLE s.t AS SELECT generate_series(1, 5) AS n; CREATE TABLE s.u (n int)")
+        .await;
+    let mut watch = database.info.connect().await.unwrap();
+    let whole = DumpScope::Database { database: database.info.database.clone() };
+    for (change, scope) in [
+        // Written anew: its old rows are gone for older snapshots, its new ones not there yet.
+        ("ALTER TABLE s.t ALTER n TYPE bigint", None),
+        ("ALTER TABLE s.t ALTER n TYPE int", Some(whole)),
+        ("CREATE TEMP TABLE kept AS TABLE s.t; TRUNCATE s.t; INSERT INTO s.t TABLE kept; DROP TABLE kept", None),
+        // Another under its name, made before or after the look.
+        ("ALTER TABLE s.t RENAME TO old; CREATE TABLE s.t AS TABLE s.old; DROP TABLE s.old", None),
+        (
+            "ALTER TABLE s.t RENAME TO old; ALTER TABLE s.u RENAME TO t; INSERT INTO s.t SELECT n FROM s.old; TRUNCATE s.old; \
+          ALTER TABLE s.old RENAME TO u",
+            None,
+        ),
+    ] {
+        let mut options = database.options("s");
+        if let Some(scope) = scope {
+            options.scope = scope;
+        }
+        database.run(format!("BEGIN; {change}")).await;
+        let dumping = tokio::spawn(dump(options));
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let waiting: i64 = sqlx::query_scalar(OTHERS).fetch_one(&mut watch).await.unwrap();
+            if waiting > 0 {
+                break;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline && !dumping.is_finished(),
+                "{change}: nobody waits for the lock"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        database.run("COMMIT").await;
+        let (_, report) = dumping.await.unwrap().unwrap();
+        assert_eq!(report.database.row_count, 5, "{change}");
+    }
+    database.end().await;
+}
+
+#[tokio::test]
 async fn a_wrong_password_a_missing_database_and_a_server_that_is_down_are_told_apart() {
     let mut database = Database::new().await;
     let role = format!("role_{}", uuid::Uuid::now_v7().simple());

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use holdfast::{
+    artifact::Format,
     postgres::{
         inspect,
         tools::{ClientTool, Tool, Tools, display_version, major},
@@ -64,6 +65,20 @@ async fn what_a_broken_pg_dump_leaves_is_never_called_good() {
         let error = source.finish().await.unwrap_err();
         assert_eq!((error.code, error.may_pass), (code, may_pass), "{script}: {error}");
         assert!(error.message.contains(words), "{error}");
+    }
+    // Of the archives, one that begins like none, and one that has no end.
+    for (format, script) in [
+        (Format::Custom, "printf 'PGDMB and more'"),
+        (Format::Custom, "printf PGDM"),
+        (Format::Tar, "printf half; head -c 1023 /dev/zero"),
+        (Format::Tar, "head -c 2048 /dev/zero; printf x"),
+        (Format::Tar, "head -c 1000 /dev/zero"),
+    ] {
+        let (_directory, tools) = scripted(script).await;
+        let mut source = Box::new(PgDump::new(tools, PgDumpOptions { format, ..database.options("s") }));
+        read_all(source.start().await.unwrap()).await;
+        let error = source.finish().await.unwrap_err();
+        assert_eq!((error.code, error.may_pass), ("source.incomplete", false), "{script}: {error}");
     }
     database.end().await;
 }

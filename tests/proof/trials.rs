@@ -12,10 +12,12 @@ use holdfast::{
     ids::{JobId, LeaseToken},
     jobs::{
         queue::Job,
-        request::{self, Depth, VerifyRequest},
+        request::{self, Depth, Export, VerifyRequest},
     },
     manifest::Manifest,
-    pipeline, schedule,
+    pipeline,
+    proof_record::ProofLevel,
+    schedule,
 };
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -75,6 +77,52 @@ async fn rewrite(test: &TestApp, backup: &Backup, change: impl FnOnce(&mut serde
     let keys = &test.app.keys;
     let attempt = LeaseToken::generate();
     pipeline::publish_manifest(storage.as_ref(), &manifest, &keys.recipients, keys.seals.key(), attempt).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_functions_body_that_the_server_writes_anew_is_no_other_code_also_where_an_older_record_has_it_as_it_was() {
+    let test = scene(&["acme"]).await;
+    let mut connection = test.tenants().await;
+    // After a restore the elements are cast one by one.
+    sqlx::raw_sql(
+        "CREATE TABLE tenant_acme.states (state varchar); \
+         CREATE FUNCTION tenant_acme.some_states() RETURNS bigint LANGUAGE sql \
+         BEGIN ATOMIC SELECT count(*) FROM tenant_acme.states WHERE state IN ('a', 'b'); END",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let backup = test.backup(export("acme")).await;
+    for (older, is_defined) in [(false, true), (false, false), (true, true)] {
+        rewrite(&test, &backup, |content| as_recorded(content, older, is_defined)).await;
+        let (job, _) = tried(&test, &backup).await;
+        for job in [job, test.restore(&backup).await] {
+            assert_eq!(job.status, "completed", "{older} {is_defined}: {:?}", job.error_message);
+            let result = job.result.unwrap();
+            assert_eq!(result["outcome"], "verified", "{older} {is_defined}: {result:#}");
+        }
+    }
+    // Where nothing tells what the body was like.
+    rewrite(&test, &backup, |content| as_recorded(content, true, false)).await;
+    let (job, _) = tried(&test, &backup).await;
+    let message = job.error_message.unwrap_or_default();
+    assert!(message.contains("function tenant_acme.some_states()"), "{message}");
+}
+
+/// The record of the function's body as older versions made it, or without definitions.
+fn as_recorded(content: &mut serde_json::Value, older: bool, is_defined: bool) {
+    if older {
+        let objects = content["ownership"].as_array_mut().unwrap();
+        let function = objects.iter_mut().find(|o| o["identity"] == "tenant_acme.some_states()").unwrap();
+        // One digest of everything, of the body as it read before.
+        function["code"] = json!("0".repeat(32));
+    }
+    if !is_defined {
+        let proof = content["proof"].as_object_mut().unwrap();
+        for fact in ["definition", "definition_sha256"] {
+            proof.remove(fact);
+        }
+    }
 }
 
 #[tokio::test]
@@ -242,16 +290,52 @@ async fn trials_by_the_clock_take_each_projects_oldest_in_turn_one_at_a_time_wit
     clock.advance(chrono::Duration::minutes(10));
     assert!(!schedule::try_next(&test.app).await.unwrap());
 
-    // A day's budget, used up by one that took long; the next day there is one again.
+    // A day's budget, used up by one that took long and failed; the next day there is one again.
     test.backup(export("beta")).await;
-    sqlx::query("UPDATE control_plane.backups SET recovery_seconds = 3600 WHERE id = $1")
-        .bind(backups[1].id)
+    sqlx::query(
+        "UPDATE control_plane.jobs SET status = 'failed', started_at = $1, finished_at = $1::timestamptz + interval '1 hour' \
+         WHERE id = (SELECT id FROM control_plane.jobs WHERE created_by = 'system:trials' LIMIT 1)",
+    )
+    .bind(clock.now())
+    .execute(&test.app.pool)
+    .await
+    .unwrap();
+    assert!(!schedule::try_next(&test.app).await.unwrap());
+    clock.advance(chrono::Duration::hours(25));
+    assert!(schedule::try_next(&test.app).await.unwrap());
+
+    // What no attempt could reach is asked for again, not at once but the next day, by a new job.
+    sqlx::query("UPDATE control_plane.jobs SET status = 'failed', finished_at = now() WHERE status = 'pending'")
         .execute(&test.app.pool)
         .await
         .unwrap();
     assert!(!schedule::try_next(&test.app).await.unwrap());
     clock.advance(chrono::Duration::hours(25));
     assert!(schedule::try_next(&test.app).await.unwrap());
+    let asked: i64 = sqlx::query_scalar("SELECT count(*) FROM control_plane.jobs WHERE created_by = 'system:trials'")
+        .fetch_one(&test.app.pool)
+        .await
+        .unwrap();
+    assert_eq!(asked, 5, "three that were proved, and two for the last");
+
+    // With what has no proof nothing can be compared.
+    sqlx::query("UPDATE control_plane.jobs SET status = 'failed', finished_at = now() WHERE status = 'pending'")
+        .execute(&test.app.pool)
+        .await
+        .unwrap();
+    sqlx::query("UPDATE control_plane.backups SET differences = '[\"lost\"]' WHERE proved_at IS NULL")
+        .execute(&test.app.pool)
+        .await
+        .unwrap();
+    let unproved = test.backup(Export { proof: Some(ProofLevel::Off), ..export("acme") }).await;
+    assert!(!schedule::try_next(&test.app).await.unwrap());
+    let (job, tried) = tried(&test, &unproved).await;
+    let only = json!(["nothing was recorded to compare rows and definitions with (proof: off)"]);
+    let result = job.result.unwrap();
+    assert_eq!((&result["outcome"], &result["differences"]), (&json!("differences"), &only), "{result:#}");
+    assert_eq!((tried.proved_at, tried.differences), (None, Some(only.clone())));
+    let restored = test.restore(&unproved).await.result.unwrap();
+    assert_eq!((&restored["outcome"], &restored["differences"]), (&json!("differences"), &only), "{restored:#}");
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ use crate::support::{
 fn storages_below(config: &mut Config, root: &Path) {
     config.storages.clear();
     for name in ["first", "second"] {
-        let local = LocalStorageConfig { root: root.join(name) };
+        let local = LocalStorageConfig::new(root.join(name));
         config.storages.insert(name.to_owned(), StorageConfig::Local(local));
     }
 }

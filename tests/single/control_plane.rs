@@ -163,7 +163,7 @@ async fn a_lost_control_plane_finds_its_own_backup_again() {
     let seal = scene.test.app.keys.seals.key().unwrap().public().to_string();
     let new = Scene::with(|config| {
         config.seal.accepted_keys = vec![seal];
-        let local = holdfast::config::LocalStorageConfig { root };
+        let local = holdfast::config::LocalStorageConfig::new(root);
         config.storages.insert("local".to_owned(), holdfast::config::StorageConfig::Local(local));
     })
     .await;

@@ -11,7 +11,7 @@ async fn beside(first: &Scene) -> Scene {
     let root = first.stored("");
     Scene::with(|config| {
         config.worker.max_attempts = 1;
-        config.storages.insert("local".to_owned(), StorageConfig::Local(LocalStorageConfig { root }));
+        config.storages.insert("local".to_owned(), StorageConfig::Local(LocalStorageConfig::new(root)));
     })
     .await
 }

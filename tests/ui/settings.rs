@@ -119,6 +119,28 @@ async fn a_storage_is_changed_and_tested_and_those_of_the_configuration_are_not_
 }
 
 #[tokio::test]
+async fn a_projects_rate_is_typed_for_people_and_shown_as_it_was_typed() {
+    let api = TestApi::new().await;
+    let cookie = operator(&api).await;
+    let path = "/projects/acme/change";
+    let typed = |rate: &'static str| [("name", "acme"), ("status", "ACTIVE"), ("max_rate", rate)];
+    for wrong in ["fast", "1 B"] {
+        let refused = api.send(form(path, &typed(wrong), Some(&cookie))).await;
+        let page = text(&refused);
+        assert_eq!(refused.status, 422, "{page}");
+        assert!(page.contains("id=\"f-max_rate-error\"") && page.contains(&format!("value=\"{wrong}\"")), "{page}");
+    }
+    for (rate, is_set) in [("20 MiB", true), ("", false)] {
+        let changed = api.send(form(path, &typed(rate), Some(&cookie))).await;
+        assert_eq!(changed.status, 303, "{}", text(&changed));
+        let page = text(&api.send(visit(path, Some(&cookie))).await);
+        assert_eq!(page.contains("value=\"20 MiB\""), is_set, "{page}");
+        let page = text(&api.send(visit("/projects/acme", Some(&cookie))).await);
+        assert_eq!(page.contains("20 MiB a second"), is_set, "{page}");
+    }
+}
+
+#[tokio::test]
 async fn a_database_gets_another_url_which_is_never_shown() {
     let api = TestApi::new().await;
     let cookie = operator(&api).await;

@@ -4,12 +4,13 @@ use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::RETRY_AFTER},
+    http::{HeaderName, HeaderValue, StatusCode, header::RETRY_AFTER, request::Parts},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
 };
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::Stream;
 
 use super::jobs;
@@ -18,7 +19,7 @@ use crate::{
     http::{
         Api,
         error::Problem,
-        extract::{Id, Signed},
+        extract::{self, Id, Signed},
         redact,
         streams::{Permit, Refused},
     },
@@ -29,6 +30,9 @@ use crate::{
 
 /// Time between looks at the job's row.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+/// How long it holds who follows a job. A session or key that ends meanwhile ends its streams then.
+const KNOWN_FOR: TimeDelta = TimeDelta::seconds(30);
 
 /// Looks in a row that may fail before the stream gives up: half a minute of a control plane that is away.
 const MAX_FAILURES: u32 = 100;
@@ -47,7 +51,8 @@ pub struct JobEvent {
 /// Follow a job
 ///
 /// Server-sent events: `progress` with the job whenever it changes, `log` with each line of its log, and `end` with the job when it
-/// has ended; then the stream closes. `Last-Event-ID` leaves out the lines that were seen before.
+/// has ended; then the stream closes. `Last-Event-ID` leaves out the lines that were seen before. A stream closes without `end` within half
+/// a minute after its caller's token, session or key has ended, or the caller's rights have changed.
 #[utoipa::path(
     get, path = "/api/jobs/{id}/events", operation_id = "job_events", tag = "jobs",
     params(
@@ -61,7 +66,7 @@ pub async fn events(
     State(api): State<Api>,
     caller: Signed,
     id: Result<Id<JobId>, Problem>,
-    headers: HeaderMap,
+    parts: Parts,
 ) -> Result<Response, Problem> {
     caller.require(Permission::Read)?;
     let Signed(caller, _) = caller;
@@ -75,10 +80,12 @@ pub async fn events(
             .hint("Look at the job itself every few seconds instead.")
             .header(RETRY_AFTER, "10")
     })?;
-    let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let seen = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0);
     let follower = Follower {
         id: job.job_id(),
+        known_at: api.app.clock.now(),
         api,
+        parts,
         caller,
         last_line: seen,
         shown: None,
@@ -104,7 +111,10 @@ enum Stand {
 
 struct Follower {
     api: Api,
+    /// The request, by which the caller is looked up again.
+    parts: Parts,
     caller: Caller,
+    known_at: DateTime<Utc>,
     id: JobId,
     /// The id of the last line of the log that was sent.
     last_line: i64,
@@ -134,6 +144,9 @@ impl Follower {
                 },
                 Stand::Ended => return None,
             }
+            if !self.is_known().await {
+                return None;
+            }
             match self.look().await {
                 Ok(()) => self.failures = 0,
                 Err(QueueError::Database(error)) => {
@@ -148,6 +161,22 @@ impl Follower {
                 // The job is gone, or no longer within reach.
                 Err(_) => return None,
             }
+        }
+    }
+
+    /// Whether whoever follows still is who it was, with the same rights. A control plane that cannot be asked decides nothing.
+    async fn is_known(&mut self) -> bool {
+        let now = self.api.app.clock.now();
+        if (now - self.known_at).abs() < KNOWN_FOR {
+            return true;
+        }
+        let found = extract::identify(&self.parts, &self.api).await;
+        match found {
+            Ok((caller, _)) => {
+                self.known_at = now;
+                Caller { address: self.caller.address, ..caller } == self.caller
+            }
+            Err(problem) => problem.status != StatusCode::UNAUTHORIZED,
         }
     }
 

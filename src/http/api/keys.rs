@@ -102,7 +102,8 @@ pub struct Made {
 
 /// Make an API key
 ///
-/// It can do no more than the caller, and when a local user made it, no more than that user still may. The key is shown this once.
+/// It can do no more than the caller, and when a local user made it, no more than that user still may. The key is shown this once. One
+/// maker has at most 100 keys that are neither revoked nor expired.
 #[utoipa::path(
     post, path = "/api/keys", operation_id = "make_key", tag = "keys",
     request_body(content = Make, example = json!({ "name": "nightly", "permissions": ["backup:read"], "project_ids": ["acme"], "expires_in_days": 90 })),
@@ -162,6 +163,7 @@ pub async fn make_key(api: &Api, caller: &Signed, make: Make) -> Result<Made, Pr
         expires_at: now + Duration::days(i64::from(days)),
     };
     let mut transaction = db::begin(pool).await?;
+    people::refuse_too_many_keys(&mut transaction, &caller.0, caller.user_id(), now).await?;
     let (id, key) = people::insert_key(&mut transaction, &new).await?;
     let event = PeopleEvent {
         event: "key_made",

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use sqlx::PgPool;
 
 use crate::{
-    catalog,
+    catalog::{self, CatalogError},
     http::{
         error::Problem,
         extract::{Signed, Via},
@@ -39,6 +39,11 @@ pub fn refuse_keys(caller: &Signed) -> Result<(), Problem> {
     }
 }
 
+fn more(what: &str) -> Problem {
+    let detail = format!("this would give {what} that the caller does not have");
+    Problem::new(StatusCode::FORBIDDEN, "auth.grant", detail)
+}
+
 /// Refuses to give what the caller does not have itself.
 pub async fn require_grantable(
     pool: &PgPool,
@@ -48,25 +53,21 @@ pub async fn require_grantable(
     organization_id: Option<&str>,
     project_ids: &[ProjectId],
 ) -> Result<(), Problem> {
-    let more = |what: &str| {
-        let detail = format!("this would give {what} that the caller does not have");
-        Err(Problem::new(StatusCode::FORBIDDEN, "auth.grant", detail))
-    };
     let has_role = match (caller.role, role) {
         (Role::Operator, _) | (_, Role::Member) | (Role::OrgAdmin, Role::OrgAdmin) => true,
         (Role::OrgAdmin | Role::Member, Role::Operator) | (Role::Member, Role::OrgAdmin) => false,
     };
     if !has_role {
-        return more("a role");
+        return Err(more("a role"));
     }
     if let Some(permission) = permissions.iter().find(|permission| !caller.may(**permission)) {
-        return more(&format!("the scope {permission}"));
+        return Err(more(&format!("the scope {permission}")));
     }
     if caller.role != Role::Operator
         && organization_id.is_some()
         && organization_id != caller.organization_id.as_deref()
     {
-        return more("an organisation");
+        return Err(more("an organisation"));
     }
     if project_ids.len() > MAX_PROJECTS {
         return Err(Problem::invalid(
@@ -77,6 +78,23 @@ pub async fn require_grantable(
     }
     for id in project_ids {
         catalog::project(pool, &caller.scope(), id.as_str()).await?;
+    }
+    Ok(())
+}
+
+/// Refuses to let someone in who reaches what the caller does not: who sets a password can log in with it.
+pub async fn require_all_in_reach(pool: &PgPool, caller: &Caller, project_ids: &[String]) -> Result<(), Problem> {
+    if caller.role == Role::Operator {
+        return Ok(());
+    }
+    for id in project_ids {
+        match catalog::project(pool, &caller.scope(), id).await {
+            Ok(_) => {}
+            Err(CatalogError::NoSuchProject(_)) => {
+                return Err(more("a project").hint("Take away what is beyond your reach first, with project_ids."));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }

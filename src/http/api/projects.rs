@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::page_size;
 use crate::{
+    byte_size::ByteSize,
     catalog::{FileSource, Project, ProjectChanges, ProjectFilter, ProjectScope},
     http::{
         Api,
@@ -51,6 +52,9 @@ pub struct ShownProject {
     /// How much is proved when its database is dumped. `null`: as configured.
     #[schema(inline)]
     pub proof: Option<ProofLevel>,
+    /// Largest rate of all uploads of its backups together, a second. `null`: as fast as the storages take them.
+    #[schema(example = "20 MiB")]
+    pub max_rate: Option<String>,
     pub created_at: DateTime<Utc>,
     /// What is odd about it, when it was added: told to operators.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,6 +82,7 @@ impl ShownProject {
             storages: own.storages,
             retention_days: own.retention_days,
             proof: own.proof,
+            max_rate: own.max_rate.map(ByteSize::exact),
             created_at: project.created_at,
             warning: None,
         }
@@ -259,6 +264,11 @@ pub struct ChangeProjectBody {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     pub proof: Option<Option<ProofLevel>>,
+    /// Largest rate of all uploads of its backups together, a second: `1 KiB` or more. Restores are never slowed. A worker keeps to it for
+    /// itself, and to the rate of each storage as well. `null`: as fast as the storages take them.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, example = "20 MiB")]
+    pub max_rate: Option<Option<ByteSize>>,
 }
 
 /// Change a project
@@ -299,6 +309,7 @@ pub async fn change(
         retention_days: change.retention_days,
         files: change.files,
         proof: change.proof,
+        max_rate: change.max_rate,
     };
     let project = projects::change(&api.app, &caller.0, &id, changes).await?;
     Ok(Data { data: ShownProject::of(project, &caller.0) })

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     page_size,
-    people::{require_admin, require_grantable},
+    people::{require_admin, require_all_in_reach, require_grantable},
 };
 use crate::{
     config::Secret,
@@ -170,7 +170,8 @@ pub struct ChangeUserBody {
 
 /// Change a user
 ///
-/// It holds at once, for sessions that go on as well. The last operator who can log in stays one.
+/// It holds at once, for sessions that go on as well. The last operator who can log in stays one. A password, more rights, or being enabled
+/// again is given to no one who reaches what the caller does not.
 #[utoipa::path(
     patch, path = "/api/users/{id}", operation_id = "change_user", tag = "users",
     params(("id" = Uuid, Path, description = "The user's id.")),
@@ -191,9 +192,16 @@ pub async fn change(
     let before = people::user(pool, &scope, id).await?;
     let Body(change) = body?;
     let role = change.role.or_else(|| before.role.parse().ok()).unwrap_or(Role::Member);
-    let permissions = change.permissions.as_deref().unwrap_or_default();
     let projects = change.project_ids.as_deref().unwrap_or_default();
-    require_grantable(pool, &caller.0, role, permissions, change.organization_id.as_deref(), projects).await?;
+    let organization = change.organization_id.as_deref();
+    let is_raised = raises(&change, &before);
+    let kept: Vec<Permission> =
+        before.permissions.iter().filter(|_| is_raised).filter_map(|word| word.parse().ok()).collect();
+    let permissions = change.permissions.as_deref().unwrap_or(&kept);
+    require_grantable(pool, &caller.0, role, permissions, organization, projects).await?;
+    if is_raised {
+        require_all_in_reach(pool, &caller.0, &before.project_ids).await?;
+    }
     let has_new_password = change.password.is_some();
     let password_hash = match change.password {
         Some(password) => Some(api.passwords.hash(password).await?),
@@ -218,6 +226,14 @@ pub async fn change(
     record(&mut transaction, &caller, "user_changed", &user, detail).await?;
     transaction.commit().await?;
     Ok(Data { data: user })
+}
+
+/// Whether a change lets someone in as the user, or gives it more. What only takes away is not asked about.
+fn raises(change: &ChangeUserBody, before: &User) -> bool {
+    change.password.is_some()
+        || change.role.is_some_and(|role| role.as_str() != before.role)
+        || change.permissions.iter().flatten().any(|word| !before.permissions.iter().any(|had| had == word.as_str()))
+        || (change.disabled == Some(false) && before.disabled)
 }
 
 /// Delete a user

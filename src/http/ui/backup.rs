@@ -23,7 +23,7 @@ use crate::{
     http::{Api, api::backup as calls, error::Problem, extract::Id},
     ids::BackupId,
     manifest::{Content, Manifest},
-    proof_record::ProofLevel,
+    proof_record::{ProofLevel, is_not_compared},
 };
 
 /// Tables of a backup that are listed.
@@ -148,6 +148,9 @@ impl Proof {
         let found = found.into_iter().flatten().filter_map(Value::as_str);
         let differences: Vec<String> = found.map(|line| visitor.told(line)).collect();
         let (tone, title) = match (backup.proved_at, differences.is_empty()) {
+            (None, false) if is_not_compared(&differences) => {
+                ("", "Brought back by a trial restore, with nothing recorded to compare it with")
+            }
             (_, false) => ("warn", "The last trial restore found differences"),
             (Some(_), true) => ("good", "Proved by a trial restore"),
             (None, true) => ("", "Not proved by a restore yet"),

@@ -30,6 +30,7 @@ use crate::{
         JobType,
         queue::{Job, JobStatus},
     },
+    proof_record::is_not_compared,
 };
 
 /// Lines of a log that are shown.
@@ -281,6 +282,9 @@ fn verified(result: &Value, differences: Vec<String>) -> Outcome {
         (Some("verified"), "restore") => "Proved: it can be restored",
         (Some("verified"), "read") => "Every byte is as it was recorded",
         (Some("verified"), _) => "The sizes are as they were recorded",
+        (Some("differences"), _) if is_not_compared(&differences) => {
+            "Brought back by a trial restore, with nothing recorded to compare it with"
+        }
         (Some("differences"), _) => "The trial restore found differences",
         _ => "No good copy was found",
     };
@@ -321,7 +325,12 @@ async fn outcome(api: &Api, job: &Job, now: DateTime<Utc>) -> Result<Option<Outc
     let restore = history::restore_of_job(&api.app.pool, job.job_id()).await?;
     let undoable = restore.filter(|restore| restore.state == "done" && restore.kept_schema.is_some());
     let until = undoable.and_then(|restore| restore.undo_until).filter(|until| *until > now);
-    let title = if is_verified { "Restored, and proved" } else { "Restored, with differences" };
+    let differences: Vec<String> = texts("differences");
+    let title = match is_verified {
+        true => "Restored, and proved",
+        false if is_not_compared(&differences) => "Restored, with nothing recorded to compare it with",
+        false => "Restored, with differences",
+    };
     let words = is_verified.then(|| {
         Html::ours(
             "What stands there now was compared with what was recorded when the backup was taken: nothing differs."
@@ -332,7 +341,7 @@ async fn outcome(api: &Api, job: &Job, now: DateTime<Utc>) -> Result<Option<Outc
         is_verified,
         title,
         words: words.into_iter().collect(),
-        differences: texts("differences"),
+        differences,
         warnings: texts("warnings"),
         where_to: where_to(result),
         undo_until: until.map(show::at),

@@ -149,6 +149,7 @@ pub async fn show(
     facts.push(("Storages", plain(&storages)));
     let kept = shown.retention_days.map_or_else(|| "as configured".to_owned(), |days| format!("{days} days"));
     facts.push(("Kept for", plain(&kept)));
+    facts.extend(shown.max_rate.as_deref().map(|rate| ("Largest rate of uploads", plain(&format!("{rate} a second")))));
     facts.push(("Added", show::when(shown.created_at, now)));
     let redacted = |backup| crate::http::redact::backup(backup, visitor.caller());
     let is_active = shown.status == Project::ACTIVE;
@@ -331,6 +332,9 @@ async fn change_form(api: &Api, visitor: &Visitor, id: &str) -> Result<Form, Pro
         Field::new("retention_days", "Days that backups are kept", Kind::Number)
             .hint("Empty: as configured.")
             .value(days),
+        Field::text("max_rate", "Largest rate of uploads")
+            .hint("A second, such as 20 MiB, for all its backups together. Empty: any.")
+            .value(shown.max_rate.unwrap_or_default()),
     ];
     Ok(Form::new(format!("/projects/{}/change", show::in_path(id)), "Save", fields))
 }
@@ -375,6 +379,7 @@ pub async fn change(
             database_name: None,
             files: None,
             proof: None,
+            max_rate: Some(typed.size("max_rate")?),
         };
         Ok(manage::change(&api.app, visitor.caller(), &id, changes).await?)
     };

@@ -93,11 +93,13 @@ pub async fn list(State(api): State<Api>, visitor: Visitor, asked: Asked) -> Res
 
 fn form(kind: &str) -> Result<Form, Problem> {
     let name = Field::text("name", "Name").hint("Letters, digits, '-' and '_'.").required();
+    let rate = Field::text("max_rate", "Largest rate of uploads").hint("A second, such as 20 MiB. Empty: any.");
     let rest = match kind {
         "local" => vec![
             Field::text("root", "Directory")
                 .hint("On the server, or mounted there. It is made when missing.")
                 .required(),
+            rate,
         ],
         "s3" => vec![
             Field::text("bucket", "Bucket").required(),
@@ -107,7 +109,7 @@ fn form(kind: &str) -> Result<Form, Problem> {
             Field::text("prefix", "Prefix").hint("What the keys begin with."),
             Field::text("access_key", "Access key").required(),
             Field::new("secret_key", "Secret key", Kind::Secret).required(),
-            Field::text("max_rate", "Largest rate of uploads").hint("A second, such as 20 MiB. Empty: any."),
+            rate,
         ],
         "telegram" => vec![
             Field::text("chat_id", "Channel")

@@ -32,6 +32,7 @@ use super::{
     show,
 };
 use crate::{
+    byte_size::ByteSize,
     http::{Api, cookie, error::Problem, extract::Signed, idempotency::HoldsSecret, zero_bytes},
     tenant::{Caller, Permission, Role},
 };
@@ -221,6 +222,15 @@ impl Typed {
             return Ok(None);
         }
         text.parse().map(Some).map_err(|_| wrong(name, "this is not a whole number"))
+    }
+
+    /// A number of bytes, where one was typed.
+    ///
+    /// # Errors
+    /// It is none; names the field.
+    pub fn size(&self, name: &'static str) -> Result<Option<ByteSize>, Problem> {
+        let size = self.given(name).map(|text| text.parse::<ByteSize>()).transpose();
+        size.map_err(|error| wrong(name, &error.to_string()))
     }
 }
 

@@ -90,6 +90,12 @@ SELECT i.type AS kind, i.identity, pg_get_userbyid(o.owner)::text AS owner, o.al
                 FROM (SELECT pg_get_triggerdef(t.oid) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = o.object AND NOT t.tgisinternal
                       UNION ALL SELECT pg_get_ruledef(r.oid) FROM pg_catalog.pg_rewrite r WHERE r.ev_class = o.object) AS d(text))
        END AS code,
+       -- what the server writes anew from what it has parsed, and a digest of the rest
+       CASE o.class WHEN 'pg_catalog.pg_proc'::regclass::oid THEN pg_get_function_sqlbody(o.object) END AS body,
+       CASE o.class WHEN 'pg_catalog.pg_proc'::regclass::oid THEN
+           (SELECT md5(concat_ws(chr(1), l.lanname, p.prosecdef, p.probin, p.prosrc, p.proconfig::text))
+            FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+            WHERE p.oid = o.object AND p.prosqlbody IS NOT NULL) END AS around_body,
        1 + CASE WHEN o.class = 'pg_catalog.pg_class'::regclass THEN
            (SELECT count(*) FROM pg_catalog.pg_index x WHERE x.indrelid = o.object)
            + 2 * (SELECT count(*) FROM pg_catalog.pg_class t WHERE t.oid = o.object AND t.reltoastrelid <> 0) ELSE 0 END AS locks,

@@ -12,7 +12,7 @@ use crate::{
 
 /// Does the larger part of [`apply`](super::apply)'s work in several transactions, so that it needs few locks at once; `apply` afterwards
 /// finds little to do and tells what differs. The schemas themselves are left to it, so that owners have no way in before. Does nothing where
-/// one transaction will do, and when code was altered, which is to be refused.
+/// one transaction will do, and when code was altered, or a body reads otherwise, which may have to be refused.
 ///
 /// `waits`: the name that the scope's schema has until everything is done, and the role whose empty schema [keeps](keep_name) the recorded one
 /// meanwhile. The schema has the recorded name, by which its objects are known, inside each of the transactions alone.
@@ -35,7 +35,8 @@ pub async fn apply_in_parts(
         .fetch_one(&mut *tx)
         .await?;
     tx.rollback().await?;
-    if before.iter().map(|f| f.locks).sum::<i64>() <= most || !altered(&before, &recorded, &mut run).is_empty() {
+    let fits = before.iter().map(|f| f.locks).sum::<i64>() <= most;
+    if fits || !altered(&before, &recorded, &mut run).is_empty() || !run.bodies.is_empty() {
         return Ok(());
     }
     if !superuser {

@@ -67,6 +67,11 @@ impl Transport {
         Ok(Self { client, stall: None, conditional, secrets })
     }
 
+    /// The same connections for objects that may be overwritten.
+    pub(super) fn overwriting(&self) -> Self {
+        Self { conditional: Arc::new(AtomicBool::new(false)), ..self.clone() }
+    }
+
     /// The same connections with a limit to silence.
     pub(super) fn with_stall(&self, stall: Duration) -> Self {
         Self { stall: Some(stall), ..self.clone() }

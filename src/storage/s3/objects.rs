@@ -11,9 +11,10 @@ use object_store::{
     path::Path,
 };
 
-use super::{Bucket, MOST_PARTS, Weight, trouble::Trouble};
+use super::{Bucket, MOST_PARTS, Weight, trouble::Trouble, upload::begin};
 use crate::{
     clock::Timestamp,
+    ids::LeaseToken,
     storage::{ByteStream, Error, ErrorKind},
 };
 
@@ -35,6 +36,14 @@ impl fmt::Debug for Objects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Objects").field("bucket", &self.name).finish_non_exhaustive()
     }
+}
+
+/// An object on its way in parts.
+struct Parts {
+    id: String,
+    sent: Vec<PartId>,
+    /// What tells the content that is overwritten.
+    before: Option<String>,
 }
 
 /// One object as a list tells it.
@@ -120,62 +129,83 @@ impl Objects {
 
     /// Writes an object of `bytes` bytes from pieces of any size, a small one in one request. What is there already is overwritten. After
     /// an error among the pieces nothing appears.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] also when the answer was lost that would have said whether the object is there.
     pub async fn write(&self, name: &str, bytes: u64, mut pieces: ByteStream) -> Result<(), Error> {
         // No more parts than the service takes.
         let part_size = usize::try_from(bytes.div_ceil(MOST_PARTS)).unwrap_or(PART).max(PART);
         let (path, context) = (key(name)?, format!("cannot write {name:?} to bucket {}", self.name));
+        let told = |error: object_store::Error| Trouble::of(error).told(context.clone());
         let mut gathered = Vec::new();
-        let mut upload: Option<(String, Vec<PartId>)> = None;
+        let mut upload: Option<Parts> = None;
         let sent = async {
             while let Some(piece) = pieces.try_next().await? {
                 gathered.extend_from_slice(&piece);
                 while gathered.len() >= part_size {
-                    if upload.is_none() {
-                        let id = self.bucket.within(&context, self.bucket.quick.create_multipart(&path)).await?;
-                        upload = Some((id, Vec::new()));
-                    }
                     let rest = gathered.split_off(part_size);
                     let part = std::mem::replace(&mut gathered, rest);
-                    self.put_part(&path, &mut upload, part, &context).await?;
+                    let upload = match &mut upload {
+                        Some(upload) => upload,
+                        None => upload.insert(self.begin(&path, &context).await?),
+                    };
+                    self.put_part(&path, upload, part).await.map_err(told)?;
                 }
             }
-            if upload.is_none() {
-                let options = PutOptions::from(PutMode::Overwrite);
+            let Some(upload) = &mut upload else {
                 let payload = PutPayload::from(std::mem::take(&mut gathered));
-                self.bucket.within(&context, self.bucket.parts.put_opts(&path, payload, options)).await?;
-                return Ok(());
-            }
+                let options = PutOptions::from(PutMode::Overwrite);
+                return self.bucket.overwriting.put_opts(&path, payload, options).await.map(drop).map_err(told);
+            };
             if !gathered.is_empty() {
                 let part = std::mem::take(&mut gathered);
-                self.put_part(&path, &mut upload, part, &context).await?;
+                self.put_part(&path, upload, part).await.map_err(told)?;
             }
-            if let Some((id, parts)) = &mut upload {
-                let parts = std::mem::take(parts);
-                self.bucket.within(&context, self.bucket.parts.complete_multipart(&path, id, parts)).await?;
-            }
-            Ok(())
+            self.complete(&path, upload, bytes, &context).await
         }
         .await;
-        if sent.is_err()
-            && let Some((id, _)) = &upload
-            && let Err(trouble) = self.bucket.abort(&path, id).await
-        {
-            tracing::warn!(object = name, %trouble, "cannot end an upload that failed");
+        let Some(Parts { id, .. }) = &upload else { return sent };
+        match if sent.is_ok() { Ok(()) } else { self.bucket.abort(&path, id).await } {
+            Ok(()) => self.bucket.forget(&path, id).await,
+            Err(trouble) => tracing::warn!(object = name, %trouble, "an upload that failed is left to the sweep"),
         }
         sent
     }
 
-    async fn put_part(
-        &self,
-        path: &Path,
-        upload: &mut Option<(String, Vec<PartId>)>,
-        part: Vec<u8>,
-        context: &str,
-    ) -> Result<(), Error> {
-        let Some((id, parts)) = upload else { return Ok(()) };
-        let sent = self.bucket.parts.put_part(path, id, parts.len(), PutPayload::from(part));
-        parts.push(self.bucket.within(context, sent).await?);
+    async fn begin(&self, path: &Path, context: &str) -> Result<Parts, Error> {
+        let before = self.bucket.look(path, Weight::Look).await.map_err(|trouble| trouble.told(context))?;
+        let id = begin(Arc::clone(&self.bucket), path.clone(), LeaseToken::generate()).await?;
+        Ok(Parts { id, sent: Vec::new(), before: before.and_then(|meta| meta.e_tag) })
+    }
+
+    /// As long as it takes, while bytes move.
+    async fn put_part(&self, path: &Path, upload: &mut Parts, part: Vec<u8>) -> object_store::Result<()> {
+        let number = upload.sent.len();
+        let sent = self.bucket.overwriting.put_part(path, &upload.id, number, PutPayload::from(part)).await?;
+        upload.sent.push(sent);
         Ok(())
+    }
+
+    /// The library asks again when an answer is lost, and is then refused an upload that is over: what lies there decides.
+    async fn complete(&self, path: &Path, upload: &mut Parts, bytes: u64, context: &str) -> Result<(), Error> {
+        let parts = std::mem::take(&mut upload.sent);
+        let trouble = match self.bucket.overwriting.complete_multipart(path, &upload.id, parts).await {
+            Ok(_) => return Ok(()),
+            Err(error) => Trouble::of(error),
+        };
+        let there = self.bucket.look(path, Weight::Look).await;
+        if let Ok(Some(there)) = there
+            && there.size == bytes
+            && there.e_tag != upload.before
+        {
+            return Ok(());
+        }
+        // Of the same content once more, and of a lost answer, nobody can say what became.
+        if trouble.kind() == ErrorKind::NotFound {
+            let context = format!("{context}: an answer was lost, and then");
+            return Err(Error::new(ErrorKind::Unavailable, context).with_source(trouble));
+        }
+        Err(trouble.told(context))
     }
 
     /// Deletes an object; success when it is gone.

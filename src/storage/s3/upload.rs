@@ -85,7 +85,7 @@ impl S3Upload {
     async fn send(&mut self, bytes: usize) -> Result<(), Error> {
         let (bucket, object) = (Arc::clone(&self.bucket), self.object.clone());
         if self.multipart.is_none() {
-            let asked = tokio::spawn(begin(Arc::clone(&bucket), object.clone(), self.name.clone(), self.attempt));
+            let asked = tokio::spawn(begin(Arc::clone(&bucket), object.clone(), self.attempt));
             let sending = JoinSet::new();
             self.multipart = Some(Multipart { id: UploadId::Asked(asked), begun: 0, sending, sent: BTreeMap::new() });
         }
@@ -159,7 +159,7 @@ impl S3Upload {
             // Under the lock: a request that is still on its way would else overwrite what another writes here later. What was completed
             // before stays.
             match bucket.abort(&self.object, id).await {
-                Ok(()) => self.forget(id).await,
+                Ok(()) => bucket.forget(&self.object, id).await,
                 Err(trouble) => {
                     tracing::warn!(storage = bucket.storage_name, artifact = %self.name, %trouble, "an upload in doubt is left to the sweep");
                 }
@@ -176,26 +176,18 @@ impl S3Upload {
         multipart.sending.shutdown().await;
         let Ok(id) = multipart.id.get().await else { return };
         match self.bucket.abort(&self.object, &id).await {
-            Ok(()) => self.forget(&id).await,
+            Ok(()) => self.bucket.forget(&self.object, &id).await,
             Err(trouble) => {
                 tracing::warn!(storage = self.bucket.storage_name, artifact = %self.name, %trouble, "an upload is left to the sweep");
             }
         }
     }
-
-    /// The upload is over: nothing of it is left to be swept.
-    async fn forget(&self, id: &str) {
-        if let Err(error) = self.bucket.ledger.remove(&self.bucket.storage_name, &format!("{UPLOADS}{id}")).await {
-            // The sweep will abort it once more and be told that it is gone.
-            tracing::warn!(storage = self.bucket.storage_name, artifact = %self.name, %error, "an ended upload is still written down");
-        }
-    }
 }
 
 /// Begins an upload and writes its id down, before anybody can send a part.
-async fn begin(bucket: Arc<Bucket>, object: Path, name: ArtifactName, attempt: LeaseToken) -> Result<String, Error> {
-    let id =
-        bucket.within(&format!("cannot begin an upload of {name}"), bucket.quick.create_multipart(&object)).await?;
+pub(super) async fn begin(bucket: Arc<Bucket>, object: Path, attempt: LeaseToken) -> Result<String, Error> {
+    let context = format!("cannot begin an upload of {object} in bucket {}", bucket.name);
+    let id = bucket.within(&context, bucket.quick.create_multipart(&object)).await?;
     let mut fact = bucket.remembered(&object);
     fact.insert("id".to_owned(), id.clone().into());
     fact.insert("attempt".to_owned(), attempt.to_string().into());
@@ -352,7 +344,7 @@ impl Upload for S3Upload {
         match self.publish().await {
             Ok(()) => {
                 if let Some(Multipart { id: UploadId::Known(id), .. }) = &self.multipart {
-                    self.forget(id).await;
+                    self.bucket.forget(&self.object, id).await;
                 }
                 Ok(self.bucket.locator(self.name.clone(), &self.object))
             }

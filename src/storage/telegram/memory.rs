@@ -7,6 +7,7 @@
 //! | `upload/{upload}` | messages of an upload under way |
 //! | `unclear/{chat}/{after}-{before}` | a document may lie twice between these messages, or a copy of one |
 //! | `delete/{chat}/{first message}` | messages of an object that is about to be deleted |
+//! | `other/{chat}` | objects were sent to this chat as well; what is remembered of it is under the storage's name and the chat's number |
 //! | `litter/{chat}/{first message}` | messages of no use that were not deleted, or an index of which nobody knows whether it is in force |
 
 use std::{sync::Arc, time::SystemTime};
@@ -118,6 +119,18 @@ pub(super) struct Leftover {
 pub(super) struct Litter {
     pub chat_id: i64,
     pub messages: Vec<i64>,
+}
+
+/// Another chat of the bot's, with an index of its own.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct OtherChat {
+    pub chat_id: i64,
+}
+
+impl OtherChat {
+    pub fn ledger_key(chat_id: i64) -> String {
+        format!("other/{chat_id}")
+    }
 }
 
 impl Litter {

@@ -8,7 +8,7 @@ const LONGEST: usize = 240;
 /// `status IN ('a', 'b')` on a column of type `varchar` is written `(ARRAY['a'::character varying, …])::text[]`; read from a dump, the cast
 /// goes to the elements: `ARRAY[('a'::character varying)::text, …]`. Source: `transformTypeCast` and `transformArrayExpr` in PostgreSQL's
 /// parse_expr.c. So it does here.
-pub(super) fn settled(text: &str) -> String {
+pub fn settled(text: &str) -> String {
     let mut settled = text.to_owned();
     // From the right, so that arrays inside of others come first; each one found is one less.
     let mut before = settled.len();
@@ -63,7 +63,7 @@ fn elements(text: &str) -> Option<(Vec<&str>, usize)> {
 }
 
 /// A text as a fact keeps it: whole when it is short, else its beginning, its length and its digest.
-pub(super) fn kept(text: &str) -> String {
+pub fn kept(text: &str) -> String {
     if text.chars().count() <= LONGEST {
         return text.to_owned();
     }
