@@ -18,7 +18,7 @@ test: setup
 test-slow: setup
 	@scripts/test-slow
 
-# Every fault at every stage of a restore, both ways: 90 of them, ten to fifteen minutes. `make test` has a short form of it.
+# Every fault at every stage of a restore, both ways: 98 of them, ten to fifteen minutes. `make test` has a short form of it.
 test-faults: setup
 	@scripts/test-faults
 
