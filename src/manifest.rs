@@ -10,7 +10,7 @@ use crate::{
     artifact::{ArtifactName, BackupType, Encoding, Fingerprint, Sha256Digest},
     clock::Timestamp,
     ids::{BackupId, ProjectId},
-    proof_record::{NOTHING_RECORDED, Proof, ProofLevel},
+    proof_record::{NOTHING_RECORDED, Proof, ProofLevel, ROWS_NOT_COUNTED},
 };
 
 /// The version this code writes. Readers accept every version up to it.
@@ -251,15 +251,15 @@ impl DatabaseContent {
 
     /// What is to be said wherever a restore of it is compared.
     pub fn not_compared(&self) -> Option<String> {
-        let is_off = self.proof.as_ref().is_some_and(|proof| proof.level == ProofLevel::Off);
-        is_off.then(|| NOTHING_RECORDED.to_owned())
+        let off = self.proof.as_ref().filter(|proof| proof.level == ProofLevel::Off)?;
+        Some(if off.definition.is_empty() { NOTHING_RECORDED } else { ROWS_NOT_COUNTED }.to_owned())
     }
 
     /// What a person should know before relying on the dump.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.requirements.warnings();
-        let is_proved = |proof: &&Proof| proof.level != ProofLevel::Off && self.partial.is_none();
-        if self.proof.as_ref().filter(is_proved).is_some_and(|proof| proof.definition_sha256.is_none()) {
+        let is_whole = self.partial.is_none();
+        if is_whole && self.proof.as_ref().is_some_and(|proof| proof.definition_sha256.is_none()) {
             warnings.push("its definitions are too many to be recorded: a restore will not compare them".to_owned());
         }
         warnings

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, proof_record::is_not_compared};
 
 crate::artifact::words! {
     /// What a notice can be about.
@@ -115,14 +115,18 @@ pub struct AboutStale {
 
 impl Notice {
     /// Whether something did not end as it should, although it ended: a completion without all of its copies, a restore or a verification
-    /// with differences. Whoever hears of failures hears of it.
+    /// with differences. Whoever hears of failures hears of it. That no rows could be compared is no difference.
     pub fn is_worrying(&self, event: NoticeEvent) -> bool {
         match event {
             NoticeEvent::Completed => self.backup.as_ref().is_some_and(|backup| backup.copies_missing > 0),
-            NoticeEvent::Restored => self.restore.as_ref().is_some_and(|restore| restore.outcome != "verified"),
-            NoticeEvent::Verified => {
-                self.verification.as_ref().is_some_and(|verification| verification.outcome != "verified")
-            }
+            NoticeEvent::Restored => self
+                .restore
+                .as_ref()
+                .is_some_and(|about| about.outcome != "verified" && !is_not_compared(&about.differences)),
+            NoticeEvent::Verified => self
+                .verification
+                .as_ref()
+                .is_some_and(|about| about.outcome != "verified" && !is_not_compared(&about.differences)),
             NoticeEvent::Started
             | NoticeEvent::Failed
             | NoticeEvent::Cancelled
@@ -148,6 +152,7 @@ pub fn is_email_address(address: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proof_record::ROWS_NOT_COUNTED;
 
     #[test]
     fn facts_that_an_older_version_wrote_are_read() {
@@ -162,6 +167,23 @@ mod tests {
         let notice = Notice { backup: Some(backup), restore: Some(restore), ..Notice::default() };
         for event in NoticeEvent::ALL {
             assert_eq!(notice.is_worrying(*event), *event == NoticeEvent::Completed, "{event}");
+        }
+    }
+
+    #[test]
+    fn a_difference_worries_and_rows_that_were_not_counted_do_not() {
+        for (differences, is_worrying) in
+            [(&[ROWS_NOT_COUNTED][..], false), (&[ROWS_NOT_COUNTED, "x"], true), (&["x"], true)]
+        {
+            let differences: Vec<String> = differences.iter().map(|line| (*line).to_owned()).collect();
+            let outcome = "differences".to_owned();
+            let restore =
+                AboutRestore { outcome: outcome.clone(), differences: differences.clone(), ..AboutRestore::default() };
+            let verification = AboutVerification { depth: "restore".to_owned(), outcome, differences };
+            let notice = Notice { restore: Some(restore), verification: Some(verification), ..Notice::default() };
+            for event in [NoticeEvent::Restored, NoticeEvent::Verified] {
+                assert_eq!(notice.is_worrying(event), is_worrying, "{notice:?}");
+            }
         }
     }
 

@@ -9,9 +9,9 @@ use crate::{artifact::Sha256Digest, manifest::SequenceValue};
 crate::artifact::words! {
     /// How much of a database is proved when it is dumped.
     ProofLevel, "proof" {
-        /// Tables are listed, and nothing of them is counted.
+        /// Every definition is recorded, and no rows are counted.
         Off = "off",
-        /// Rows are counted, sequences read, and every definition is recorded.
+        /// That, and rows are counted.
         Counts = "counts",
         /// That, and a digest of every table's rows.
         Full = "full",
@@ -21,12 +21,15 @@ crate::artifact::words! {
 /// The meaning of digests and facts that this code writes. Version 1 had the columns of each row in the order of their names.
 pub const VERSION: u32 = 2;
 
-/// What stands among the differences of a restore whose backup has level `off`: it came back, and nobody knows whether as it was.
+/// What stands among the differences of a restore whose backup has level `off`: it came back, and nobody knows whether with all its rows.
+pub const ROWS_NOT_COUNTED: &str = "no rows were counted to compare with (proof: off)";
+
+/// The same of a backup without definitions: with level `off` none were recorded until November 2026.
 pub const NOTHING_RECORDED: &str = "nothing was recorded to compare rows and definitions with (proof: off)";
 
-/// Whether that is all that is told: nothing is known to differ.
+/// Whether one of these is all that is told: nothing is known to differ, and no row was compared.
 pub fn is_not_compared(differences: &[impl AsRef<str>]) -> bool {
-    matches!(differences, [one] if one.as_ref() == NOTHING_RECORDED)
+    matches!(differences, [one] if [ROWS_NOT_COUNTED, NOTHING_RECORDED].contains(&one.as_ref()))
 }
 
 /// What was found in the snapshot beside the counts that every manifest has.
@@ -40,7 +43,7 @@ pub struct Proof {
     pub rows: Vec<RowsDigest>,
     /// SHA-256 of the definition's JSON, for people who compare two backups by eye. `None`: none was taken.
     pub definition_sha256: Option<Sha256Digest>,
-    /// Every object, sorted. Empty for a partial backup and without a proof.
+    /// Every object, sorted. Empty for a partial backup, for one of level `off` until November 2026, and where there are too many.
     #[serde(with = "packed", default, skip_serializing_if = "Vec::is_empty")]
     pub definition: Vec<Defined>,
     /// Where those sequences stood after the dump that moved while it was taken: it holds a value in between.

@@ -520,7 +520,8 @@ async fn where_things_are_is_told_to_operators_only() {
     holdfast::history::job_log(api.pool(), Some("acme"), job, "error", said).await.unwrap();
     sqlx::query(
         "UPDATE control_plane.jobs SET lease_owner = 'canary-host:17', error_message = $1,
-             result = jsonb_build_object('message', $1, 'server', 'canary-server', 'database', 'canary_database', 'schema', 'copy'),
+             result = jsonb_build_object('message', $1, 'server', 'canary-server', 'database', 'canary_database', 'schema', 'copy',
+                 'files', jsonb_build_object('storage', 'canary-bucket', 'prefix', 'canary/now'), 'kept', 'canary/before'),
              payload = jsonb_build_object('request', jsonb_build_object('target_server', 'canary-server', 'target_database',
                  'canary_database', 'target_schema', 'copy', 'storages', jsonb_build_array($1)))",
     )
@@ -535,6 +536,26 @@ async fn where_things_are_is_told_to_operators_only() {
     let event = "INSERT INTO control_plane.backup_history (backup_id, project_id, event, actor, outcome, detail)
         VALUES ($1, 'acme', 'failed', 'system:worker', 'failed', jsonb_build_object('message', $2))";
     sqlx::query(event).bind(id.0).bind(said).execute(api.pool()).await.unwrap();
+    let place = json!({ "storage": "canary-bucket", "prefix": "canary/now" });
+    for (event, detail) in [
+        ("restored", json!({ "server": "canary-server", "database": "canary_database", "schema": "copy" })),
+        ("restored", json!({ "files": &place, "kept": "canary/before" })),
+        ("restored", json!({ "database": "own_database" })),
+        ("project_added", json!({ "database": "canary-host", "files": &place, "schema": "tenant_acme" })),
+        ("project_files_set", json!({ "files": &place })),
+        ("completed", json!({ "files": 42 })),
+    ] {
+        sqlx::query(
+            "INSERT INTO control_plane.backup_history (backup_id, project_id, event, actor, outcome, detail)
+             VALUES ($1, 'acme', $2, 'system:worker', 'ok', $3)",
+        )
+        .bind(id.0)
+        .bind(event)
+        .bind(detail)
+        .execute(api.pool())
+        .await
+        .unwrap();
+    }
 
     let tenant = api.acme();
     let admin = api.token(&claims("carol", Permission::ALL, &[], Role::OrgAdmin, Some("o-acme")));
@@ -560,9 +581,32 @@ async fn where_things_are_is_told_to_operators_only() {
         // What a job carries, in lists, alone and in its events.
         if path.starts_with("/api/jobs") && !path.ends_with("/logs") {
             assert!(text(&tenant).await.contains("target_schema"), "{path}");
-            for told in ["canary-server", "canary_database"] {
+            for told in ["canary-server", "canary_database", "canary/now", "canary/before"] {
                 assert!(text(&operator).await.contains(told), "{path}");
             }
+        }
+    }
+    // The same events, each way that they are told.
+    let history = format!("/api/backup/{id}/history");
+    for (path, admins) in [
+        (history.as_str(), [Some(&tenant), Some(&admin)]),
+        ("/api/audit", [None, Some(&admin)]),
+        ("/api/audit?format=jsonl", [None, Some(&admin)]),
+        ("/api/audit?format=csv", [None, Some(&admin)]),
+    ] {
+        let text = async |token: &str| {
+            String::from_utf8(api.get(token, path).await.body.to_vec()).unwrap().replace("\"\"", "\"")
+        };
+        for token in admins.into_iter().flatten() {
+            let shown = text(token).await;
+            assert!(!shown.contains("canary"), "{path}: {shown}");
+            for told in ["project_files_set", "own_database", "tenant_acme", "\"files\":42"] {
+                assert!(shown.contains(told), "{told} in {path}: {shown}");
+            }
+        }
+        let shown = text(&operator).await;
+        for told in ["canary-server", "canary_database", "canary-host", "canary/now", "canary/before"] {
+            assert!(shown.contains(told), "{told} in {path}: {shown}");
         }
     }
 }

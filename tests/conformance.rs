@@ -16,7 +16,7 @@ fn script(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<
     command.arg(support::checkout().join("scripts").join(name)).args(arguments).env_clear().stdin(Stdio::null());
     // The first run installs from PyPI, by whatever proxy and certificates there are.
     let network = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"];
-    let others = ["PATH", "HOME", "LANG", "PIP_INDEX_URL", "PIP_CERT"];
+    let others = ["PATH", "HOME", "LANG", "PIP_INDEX_URL", "PIP_CERT", "HOLDFAST_TEST_EXAMPLES"];
     for name in network.into_iter().chain(others) {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);

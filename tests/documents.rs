@@ -5,7 +5,7 @@ use crate::support::document;
 use std::{collections::BTreeSet, path::Path, process::Command};
 
 use document::{Document, Operation};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -205,6 +205,30 @@ fn misfits(document: &Document, example: &Value, schema: &Value, at: &str, found
     }
 }
 
+/// An example of what is no JSON document is the text as it is sent; what it holds of JSON fits its schema.
+fn fits_as_text(document: &Document, media_type: &str, text: &str, name: &str) {
+    let fits = |json: &str, schema: &str| {
+        let value: Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{name}: {error}: {json}"));
+        let mut found = Vec::new();
+        misfits(document, &value, &json!({ "$ref": format!("#/components/schemas/{schema}") }), "it", &mut found);
+        assert!(found.is_empty(), "{name}: {found:?}");
+    };
+    assert!(text.ends_with('\n'), "{name}: {text:?}");
+    match media_type {
+        "application/jsonl" => text.lines().for_each(|line| fits(line, "AuditEntry")),
+        "text/event-stream" => {
+            for event in text.strip_suffix("\n\n").unwrap().split("\n\n") {
+                let field = |field: &str| event.lines().find_map(|line| line.strip_prefix(field));
+                let schema = if field("event: ") == Some("log") { "LogLine" } else { "Job" };
+                fits(field("data: ").unwrap(), schema);
+            }
+        }
+        "text/csv" => assert!(text.starts_with("id,at,event,") && text.lines().count() == 2, "{text}"),
+        "text/plain" => {}
+        other => panic!("{name}: {other} is not looked at"),
+    }
+}
+
 #[test]
 fn every_answer_has_an_example_that_fits_its_schema() {
     let document = Document::served();
@@ -221,7 +245,13 @@ fn every_answer_has_an_example_that_fits_its_schema() {
                         let code = example["code"].as_str().unwrap();
                         assert_eq!(example["type"], format!("urn:holdfast:problem:{code}"), "{name}");
                     }
-                    _ => continue,
+                    "application/octet-stream" => continue,
+                    _ => {
+                        let text = example.as_str().unwrap_or_else(|| panic!("{name} has no example of {media_type}"));
+                        fits_as_text(&document, media_type, text, &name);
+                        seen += 1;
+                        continue;
+                    }
                 }
                 let mut found = Vec::new();
                 misfits(&document, example, &content["schema"], "it", &mut found);

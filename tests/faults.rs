@@ -1,6 +1,8 @@
 //! Faults at every stage of a restore in place: the worker is killed, psql or pg_restore is killed, the server crashes. Afterwards the live
 //! schema is wholly old or wholly new, nothing is left of what was half-way, and the job's end says what happened.
 //!
+//! Trial restores, which go the same way into a scratch database, are hit in the middle of the dump.
+//!
 //! The stages are one list, `restore::stage::Stage`; a restore that nothing happens to shows that it comes through all of them. With the
 //! feature `slow-tests` every fault comes at every stage, both ways (`make test-faults`); without it a few do.
 
@@ -22,7 +24,7 @@ use holdfast::{
     ids::JobId,
     jobs::{
         queue::{self, Job},
-        request::{self, Export, RestoreRequest},
+        request::{self, Depth, Export, RestoreRequest, VerifyRequest},
     },
     restore::stage::Stage,
 };
@@ -181,18 +183,7 @@ impl Scene {
         self.visited();
         std::fs::write(self.hold(stage), "").unwrap();
         let id = self.ask(backup).await;
-        let mut first = self.worker();
-        let began = Instant::now();
-        while !self.hold(stage).with_extension("reached").exists() {
-            assert!(began.elapsed() < DEADLINE, "{case}: the stage is not reached: {:?}", self.visited());
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        match fault {
-            Fault::Worker => first.kill(),
-            Fault::Psql => kill_child(&first, "psql"),
-            Fault::PgRestore => kill_child(&first, "pg_restore"),
-            Fault::Server => self.cluster.crash().await,
-        }
+        let first = self.hit(stage, fault, &case).await;
         if self.one_transaction {
             let expected =
                 if matches!(stage, Stage::Finished | Stage::Recorded) { Expected::New } else { Expected::Old };
@@ -224,6 +215,42 @@ impl Scene {
         }
         // Whatever was hit, there is another attempt, and it succeeds.
         assert_eq!(job.status, "completed", "{case}: {:?}", job.error_message);
+        second.stop();
+        first.stop();
+        self.assert_tidy(&case).await;
+    }
+
+    /// A worker that is held at the stage and hit there.
+    async fn hit(&self, stage: Stage, fault: Fault, case: &str) -> Worker {
+        let mut worker = self.worker();
+        let began = Instant::now();
+        while !self.hold(stage).with_extension("reached").exists() {
+            assert!(began.elapsed() < DEADLINE, "{case}: the stage is not reached: {:?}", self.visited());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        match fault {
+            Fault::Worker => worker.kill(),
+            Fault::Psql => kill_child(&worker, "psql"),
+            Fault::PgRestore => kill_child(&worker, "pg_restore"),
+            Fault::Server => self.cluster.crash().await,
+        }
+        worker
+    }
+
+    /// One fault in the middle of a trial restore: another attempt proves the backup, and no scratch database is left.
+    async fn trial(&self, backup: &Backup, fault: Fault) {
+        let case = format!("{fault:?} in a trial");
+        self.visited();
+        std::fs::write(self.hold(Stage::Loading), "").unwrap();
+        let request = VerifyRequest { backup_id: backup.backup_id(), depth: Depth::Restore };
+        let id = request::verify(&self.test.app, &caller(), &request, None).await.unwrap().job_id();
+        let first = self.hit(Stage::Loading, fault, &case).await;
+        std::fs::remove_file(self.hold(Stage::Loading)).unwrap();
+        let second = self.worker();
+        let job = self.ended(id).await;
+        assert_eq!(job.status, "completed", "{case}: {:?}", job.error_message);
+        assert_eq!(job.result.as_ref().unwrap()["outcome"], "verified", "{case}: {:?}", job.result);
+        assert!(job.attempts > 1, "{case}: it was hit too late");
         second.stop();
         first.stop();
         self.assert_tidy(&case).await;
@@ -329,6 +356,9 @@ async fn a_restore_that_is_hit_ends_whole_and_leaves_nothing() {
     ] {
         assert!(fault.can_hit(stage, Format::Custom));
         scene.case(&backup, stage, fault).await;
+    }
+    for fault in [Fault::Psql, Fault::Server] {
+        scene.trial(&backup, fault).await;
     }
 }
 

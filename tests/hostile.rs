@@ -217,14 +217,15 @@ async fn code_that_runs_while_rows_are_loaded_reaches_nothing_and_what_is_harmle
     attempt(&scene, &plan, &proof, Format::Sql, &with(&text, &hostile)).await.unwrap();
     assert!(scene.text(Some("neighbour")).await == outside);
 
-    // The same in the schema itself stays there: a function that nobody recorded is not given to anybody.
-    let hostile =
-        hostile.replace("pg_temp.attack", &format!("{}.attack", quote::ident(SCHEMA))).replace("TEMP TABLE", "TABLE");
+    // The same in the schema itself stays there: neither a function nor a table that nobody recorded is given to anybody.
+    let hostile = hostile.replace("pg_temp.attack", &format!("{}.attack", quote::ident(SCHEMA)));
     let before = scene.text(None).await;
-    let plan = scene.plan().await;
-    let said = attempt(&scene, &plan, &proof, Format::Sql, &with(&text, &hostile)).await.unwrap_err();
-    assert!(said.contains("restore.altered") && said.contains("attack"), "{said}");
-    scene.assert_untouched(&plan, &before, "a function that was not recorded").await;
+    for (hostile, named) in [(hostile.clone(), "attack"), (hostile.replace("TEMP TABLE", "TABLE"), ".t")] {
+        let plan = scene.plan().await;
+        let said = attempt(&scene, &plan, &proof, Format::Sql, &with(&text, &hostile)).await.unwrap_err();
+        assert!(said.contains("restore.altered") && said.contains(named), "{said}");
+        scene.assert_untouched(&plan, &before, "what was not recorded").await;
+    }
 
     // The role can be given a password that the dump knows: it is gone with the job.
     let plan = scene.plan().await;

@@ -1,6 +1,9 @@
 //! Local users, their sessions and API keys, over the API and on real PostgreSQL.
 
-use crate::api;
+use crate::{
+    api,
+    ui::{form, session, text, visit},
+};
 
 use api::{Answer, PASSWORD, TestApi, request};
 use axum::{
@@ -420,7 +423,36 @@ async fn nobody_gives_more_than_it_has() {
         role: Role::OrgAdmin,
     });
     let less = json!({ "permissions": ["backup:read"], "disabled": true });
-    api.patch(&admin, &path_of_both, less).await.data(200);
+    let patched = api.patch(&admin, &path_of_both, less).await.data(200);
+    // Which projects of others it reaches is theirs to know: their number is told, by every way.
+    let shown = api.get(&admin, &path_of_both).await.data(200);
+    let listed = api.get(&admin, "/api/users").await.data(200);
+    let listed = listed.as_array().unwrap().iter().find(|user| user["name"] == "both").unwrap().clone();
+    for told in [patched, shown, listed] {
+        assert_eq!((&told["project_ids"], &told["projects_elsewhere"]), (&json!(["acme"]), &json!(1)), "{told}");
+    }
+    let changed = |who: String| {
+        let api = &api;
+        async move { api.get(&who, "/api/audit?event=user_changed").await.data(200)[0]["detail"]["project_ids"].clone() }
+    };
+    assert_eq!(changed(admin.clone()).await, json!(["acme"]));
+    let olga = api.token(&Claims {
+        subject: "olga".to_owned(),
+        permissions: Permission::ALL.to_vec(),
+        project_ids: Vec::new(),
+        organization_id: None,
+        role: Role::Operator,
+    });
+    // The form that does not show them does not take them away either.
+    let cookie = session(&api, "admin").await;
+    let page = text(&api.send(visit("/people", Some(&cookie))).await);
+    assert!(page.contains("acme, and 1 project elsewhere") && !page.contains("globex"), "{page}");
+    let fields = [("role", "member"), ("permissions", "backup:read"), ("project_ids", "acme"), ("disabled", "1")];
+    let saved = api.send(form(&format!("/people/{both}/change"), &fields, Some(&cookie))).await;
+    assert_eq!(saved.status, 303, "{}", text(&saved));
+    let whole = api.get(&olga, &path_of_both).await.data(200);
+    assert_eq!((&whole["project_ids"], &whole["projects_elsewhere"]), (&json!(["acme", "globex"]), &json!(0)));
+    assert_eq!(changed(olga).await, json!(["acme", "globex"]));
     for body in [
         json!({ "password": "taken over now" }),
         json!({ "role": "org_admin" }),
@@ -596,15 +628,42 @@ async fn a_subject_of_the_same_name_in_another_tenant_is_somebody_else() {
             assert_eq!(api.delete(other, path).await.problem(404), "people.not_found");
         }
     }
-    // In the same tenant a member does not reach as far as its admin.
-    assert_eq!(api.delete(&acme, &paths[1]).await.problem(404), "people.not_found");
-    for (own, count) in [(&acme, 1), (&acme_admin, 2)] {
-        assert_eq!(api.get(own, "/api/keys").await.data(200).as_array().unwrap().len(), count);
+    for own in [&acme, &acme_admin] {
+        assert_eq!(api.get(own, "/api/keys").await.data(200).as_array().unwrap().len(), 2);
     }
     for ((own, path), key) in [&acme, &acme_admin].into_iter().zip(&paths).zip(&keys) {
         assert_eq!(api.get(key, "/api/backup").await.status, 200);
         assert_eq!(api.delete(own, path).await.status, 204);
         assert_eq!(api.get(key, "/api/backup").await.problem(401), "auth.token_invalid");
+    }
+
+    // Whoever has lost a project or a role since still sees and revokes what it made, and is not told what it reaches no more.
+    let both = token(Role::Member, &["acme", "globex"], None);
+    let wide = json!({ "name": "wide", "permissions": ["backup:read"], "project_ids": ["globex", "acme"] });
+    let admins = json!({ "name": "all", "permissions": ["backup:read"], "role": "org_admin" });
+    let keys = [api.key(&both, wide).await, api.key(&acme_admin, admins).await];
+    let elsewhere = token(Role::Member, &["initech"], None);
+    // Names and projects of the keys that are not revoked, by name: all were made at one instant.
+    let good = async |token: &str| -> Vec<(String, Value)> {
+        let rows = api.get(token, "/api/keys").await.data(200);
+        let rows = rows.as_array().unwrap().iter().filter(|row| row["revoked_at"].is_null());
+        let mut told: Vec<_> =
+            rows.map(|row| (row["name"].as_str().unwrap().to_owned(), row["project_ids"].clone())).collect();
+        told.sort_by(|a, b| a.0.cmp(&b.0));
+        told
+    };
+    let all = || ("all".to_owned(), json!([]));
+    let wide = |projects: Value| ("wide".to_owned(), projects);
+    assert_eq!(good(&elsewhere).await, []);
+    assert_eq!(good(&both).await, [all(), wide(json!(["globex", "acme"]))]);
+    assert_eq!(good(&acme).await, [all(), wide(json!(["acme"]))]);
+    assert_eq!(good(&globex_admin).await, [wide(json!(["globex"]))]);
+    for key in keys {
+        let path = format!("/api/keys/{}", key.split('_').nth(1).unwrap());
+        assert_eq!(api.get(&key, "/api/backup").await.status, 200);
+        assert_eq!(api.delete(&elsewhere, &path).await.problem(404), "people.not_found");
+        assert_eq!(api.delete(&acme, &path).await.status, 204);
+        assert_eq!(api.get(&key, "/api/backup").await.problem(401), "auth.token_invalid");
     }
 }
 

@@ -8,4 +8,4 @@ mod hostile;
 mod large_objects;
 mod levels;
 mod scene;
-mod trials;
+pub mod trials;

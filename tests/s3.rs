@@ -697,6 +697,23 @@ impl CuttingProxy {
 }
 
 #[tokio::test]
+async fn a_slow_upload_that_lives_is_written_down_anew_and_not_swept() {
+    let server = S3Server::start().await;
+    for (age, is_swept) in [(Duration::ZERO, false), (Duration::from_secs(3600), true)] {
+        let (storage, ledger) = open(&server.config());
+        let storage = storage.with_rewrite_after(age);
+        let mut upload = begin(&storage, &format!("slow-{is_swept}")).await;
+        write(&mut *upload, &content(2 * PART)).await.unwrap();
+        let written = async || ledger.list("bucket", "upload/").await.unwrap()[0].written_at;
+        let (first, long_after) = (written().await, SystemTime::now());
+        write(&mut *upload, &content(PART)).await.unwrap();
+        assert_eq!(written().await > first, !is_swept);
+        assert_eq!(storage.sweep_temporary(long_after).await.unwrap(), u64::from(is_swept));
+        assert_eq!(upload.commit().await.is_err(), is_swept);
+    }
+}
+
+#[tokio::test]
 async fn storages_below_different_prefixes_do_not_see_each_other() {
     let server = S3Server::start().await;
     let below = |prefix: &str| open(&S3StorageConfig { prefix: prefix.into(), ..server.config() }).0;

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use holdfast::{
-    config::StorageConfig,
+    config::{S3StorageConfig, StorageConfig},
     demo::sample,
     history::{self, PgLedger},
     ids::LeaseToken,
@@ -32,7 +32,7 @@ async fn app_with(server: &S3Server) -> TestApp {
 #[tokio::test]
 async fn a_backup_goes_to_a_bucket_and_is_restored_from_it() {
     let server = S3Server::start().await;
-    let test = app_with(&server).await;
+    let mut test = app_with(&server).await;
     let mut connection = test.tenants().await;
     sample::create_tenant(&mut connection, "tenant_acme", 1).await.unwrap();
     test.add_schema_project("acme", "tenant_acme").await;
@@ -42,15 +42,23 @@ async fn a_backup_goes_to_a_bucket_and_is_restored_from_it() {
     let key = backup.file_id.clone().unwrap();
     assert_eq!(server.objects(), [key.clone(), format!("{key}.manifest.json")]);
 
-    let verify = VerifyRequest { backup_id: backup.backup_id(), depth: Depth::Read };
-    let job = request::verify(&test.app, &caller(), &verify, None).await.unwrap();
-    let job = test.run(job.job_id()).await;
-    assert_eq!(job.status, "completed", "{:?}", job.error_message);
-
-    sample::ruin(&mut connection, "tenant_acme").await.unwrap();
-    let job = test.restore(&backup).await;
-    assert_eq!(job.status, "completed", "{:?}", job.error_message);
-    assert_eq!(support::row_digests(&mut connection, "tenant_acme").await, before);
+    // And when the storage is below another prefix since: the manifest lies where its row says.
+    for prefix in ["", "since"] {
+        let config = S3StorageConfig { prefix: prefix.into(), ..server.config() };
+        let storage = S3Storage::open("bucket", &config, Arc::new(PgLedger::new(test.app.pool.clone()))).unwrap();
+        test.app.storages.insert("bucket".to_owned(), Arc::new(storage));
+        for depth in [Depth::Head, Depth::Read] {
+            let verify = VerifyRequest { backup_id: backup.backup_id(), depth };
+            let job = request::verify(&test.app, &caller(), &verify, None).await.unwrap();
+            let job = test.run(job.job_id()).await;
+            assert_eq!(job.status, "completed", "{prefix:?}: {:?}", job.error_message);
+            assert_eq!(job.result.unwrap()["outcome"], "verified", "{prefix:?}");
+        }
+        sample::ruin(&mut connection, "tenant_acme").await.unwrap();
+        let job = test.restore(&backup).await;
+        assert_eq!(job.status, "completed", "{prefix:?}: {:?}", job.error_message);
+        assert_eq!(support::row_digests(&mut connection, "tenant_acme").await, before);
+    }
 }
 
 #[tokio::test]

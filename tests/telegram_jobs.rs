@@ -8,15 +8,18 @@ use bytes::Bytes;
 use holdfast::{
     byte_size::ByteSize,
     config::{ChatId, Config, Secret, StorageConfig, TelegramStorageConfig},
-    history::PgLedger,
+    history::{self, Backup, PgLedger},
     ids::LeaseToken,
-    jobs::request,
+    jobs::{
+        queue::Job,
+        request::{self, DeleteRequest, Depth, VerifyRequest},
+    },
     storage::{ErrorKind, Storage, get_whole, put_whole, telegram::TelegramStorage},
 };
 use secrecy::ExposeSecret;
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 use support::app::{TestApp, caller, control_plane, export};
-use telegram_stand_in::{Calls, Canned, Fault, StandIn};
+use telegram_stand_in::{Calls, Canned, ChatKind, Fault, SeenMessage, StandIn};
 
 /// A chat of the stand-in's, with parts so small that a backup has several, and no pauses.
 pub fn channel(bot_api: &StandIn) -> TelegramStorageConfig {
@@ -57,7 +60,7 @@ async fn everything_written(pool: &PgPool) -> String {
 #[tokio::test]
 async fn a_backup_in_a_channel_comes_back_though_answers_are_lost_on_the_way() {
     let bot_api = StandIn::start().await;
-    let test = TestApp::with(only(channel(&bot_api))).await;
+    let mut test = TestApp::with(only(channel(&bot_api))).await;
     let mut tenants = test.tenants().await;
     tenants
         .execute(
@@ -85,6 +88,29 @@ async fn a_backup_in_a_channel_comes_back_though_answers_are_lost_on_the_way() {
     assert_eq!(job.status, "completed", "{:?}", job.error_message);
     assert_eq!(support::row_digests(&mut tenants, "tenant_acme").await, before);
 
+    // Someone deletes the index: what the control plane knows is read all the same, and by a process that never saw it.
+    let is_index = |message: &SeenMessage| message.document().unwrap().file_name == "holdfast-index.json.gz";
+    for index in control.documents(bot_api.chat_id()).into_iter().filter(is_index) {
+        control.forget_file(&index.document().unwrap().file_unique_id);
+        control.remove_message(bot_api.chat_id(), index.id);
+    }
+    let storage = opened(&test, &channel(&bot_api));
+    test.app.storages.insert("channel".to_owned(), storage);
+    for depth in [Depth::Head, Depth::Read] {
+        let job = verify(&test, &backup, depth).await;
+        assert_eq!(job.status, "completed", "{:?}", job.error_message);
+        assert_eq!(job.result.unwrap()["outcome"], "verified");
+    }
+    // Without that knowledge nobody can tell: no verdict.
+    let sql = "UPDATE control_plane.backup_copies SET manifest_locator = NULL";
+    sqlx::query(sql).execute(&test.app.pool).await.unwrap();
+    Arc::make_mut(&mut test.app.config).worker.max_attempts = 1;
+    let job = verify(&test, &backup, Depth::Read).await;
+    assert_eq!(job.status, "failed");
+    assert!(job.error_message.as_deref().unwrap().contains("When the index is lost"), "{:?}", job.error_message);
+    let copies = history::copies(&test.app.pool, &[backup.id]).await.unwrap();
+    assert_eq!((copies.len(), copies[0].status.as_str()), (1, "good"));
+
     // A channel that is lost ends the next one, and nobody is told the token.
     control.delete_chat(bot_api.chat_id());
     let job = test.back_up(export("acme")).await;
@@ -94,6 +120,42 @@ async fn a_backup_in_a_channel_comes_back_though_answers_are_lost_on_the_way() {
     let secret = token.split(':').nth(1).unwrap();
     let written = everything_written(&test.app.pool).await;
     assert!(written.contains("chat not found") && !written.contains(secret));
+}
+
+fn opened(test: &TestApp, config: &TelegramStorageConfig) -> Arc<dyn Storage> {
+    Arc::new(TelegramStorage::new("channel", config, Arc::new(PgLedger::new(test.app.pool.clone()))).unwrap())
+}
+
+async fn verify(test: &TestApp, backup: &Backup, depth: Depth) -> Job {
+    let asked = VerifyRequest { backup_id: backup.backup_id(), depth };
+    let job = request::verify(&test.app, &caller(), &asked, None).await.unwrap();
+    test.run(job.job_id()).await
+}
+
+#[tokio::test]
+async fn a_group_that_has_become_a_configured_supergroup_is_read_also_after_a_deletion() {
+    let bot_api = StandIn::start().await;
+    let group = bot_api.control().add_chat(ChatKind::Group);
+    let in_group = TelegramStorageConfig { chat_id: ChatId::Number(group), ..channel(&bot_api) };
+    let mut test = TestApp::with(only(in_group.clone())).await;
+    test.tenants().await.execute("CREATE SCHEMA tenant_acme; CREATE TABLE tenant_acme.t ()").await.unwrap();
+    test.add_schema_project("acme", "tenant_acme").await;
+    let (deleted, kept) = (test.backup(export("acme")).await, test.backup(export("acme")).await);
+    // The new number is configured before anything was sent to the old one: the supergroup's index knows nothing of the group's.
+    let supergroup = bot_api.control().migrate(group);
+    let storage = opened(&test, &TelegramStorageConfig { chat_id: ChatId::Number(supergroup), ..in_group });
+    test.app.storages.insert("channel".to_owned(), storage);
+    let newer = test.backup(export("acme")).await;
+    // Its publication follows the group, and remembers where to.
+    let asked = DeleteRequest { backup_id: deleted.backup_id() };
+    let job = request::delete(&test.app, &caller(), &asked, None).await.unwrap();
+    let job = test.run(job.job_id()).await;
+    assert_eq!(job.status, "completed", "{:?}", job.error_message);
+    for backup in [&kept, &newer] {
+        let job = verify(&test, backup, Depth::Read).await;
+        assert_eq!(job.status, "completed", "{:?}", job.error_message);
+        assert_eq!(job.result.unwrap()["outcome"], "verified");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use super::{Context, open, worker::stop_on_signal};
 use crate::{
     config::{LocalStorageConfig, StorageConfig},
     demo::{self, DemoOptions},
+    proof_record::ProofLevel,
 };
 
 /// Show everything on sample data: three tenants in an embedded PostgreSQL, a backup, a disaster, a restore.
@@ -29,6 +30,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<()> {
     let root = config.data_dir.join("storage");
     config.storages = [("local".to_owned(), StorageConfig::Local(LocalStorageConfig::new(root)))].into();
     config.backup.storages.clear();
+    // It shows that what came back was compared.
+    config.backup.proof = ProofLevel::Full;
     let stop = stop_on_signal()?;
     open::with(&config, async |opened| demo::run(opened.app.clone(), DemoOptions { exit: args.exit }, stop).await).await
 }

@@ -12,7 +12,7 @@ use crate::{
         queue::Job,
         request::{self, RestoreRequest},
     },
-    proof_record::{NOTHING_RECORDED, is_not_compared},
+    proof_record::is_not_compared,
     report::{self, fields, instant, instant_and_age},
 };
 
@@ -248,12 +248,17 @@ pub(super) fn of_result<'a>(job: &'a Job, name: &str) -> Option<&'a Value> {
     job.result.as_ref()?.get(name).filter(|value| !value.is_null())
 }
 
-/// Warns where nothing is known to differ, because nothing was recorded.
-pub(super) fn nothing_compared(context: &Context, differences: &[Value]) -> bool {
+/// Whether nothing is known to differ, because nothing was recorded of rows.
+pub(super) fn is_nothing_known(differences: &[Value]) -> bool {
     let lines: Vec<&str> = differences.iter().filter_map(Value::as_str).collect();
-    let is_all = is_not_compared(&lines);
-    if is_all {
-        context.warn(NOTHING_RECORDED);
+    is_not_compared(&lines)
+}
+
+/// Warns of that.
+pub(super) fn nothing_compared(context: &Context, differences: &[Value]) -> bool {
+    let is_all = is_nothing_known(differences);
+    if let (true, Some(line)) = (is_all, differences.first().and_then(Value::as_str)) {
+        context.warn(line);
     }
     is_all
 }

@@ -63,7 +63,7 @@ async fn outcome(app: &App, context: &Context, depth: Depth, job: &Job, backup: 
     }
     let is_damaged = backup.is(BackupStatus::Damaged) || !damaged.is_empty();
     let completed = wait::failure(job).is_none();
-    let is_good = completed && !is_damaged && differences.is_empty();
+    let is_good = completed && !is_damaged && (differences.is_empty() || restore::is_nothing_known(&differences));
     if context.is_json() {
         report::print_json(&json!({
             "job_id": job.id,

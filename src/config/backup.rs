@@ -11,6 +11,9 @@ super::section! {
     BackupConfig, "backup" {
         /// Longest time a dump may take, in seconds. Default: 1800 (30 minutes).
         timeout_seconds: u64 = 30 * 60;
+        /// Longest time that one copy may take which is made from another, in seconds. One that is not whole by then begins anew later, from its
+        /// first byte. Default: 604800 (a week).
+        copy_timeout_seconds: u64 = 7 * 24 * 60 * 60;
         /// Largest stored artifact. Default: 10 GiB.
         max_size: ByteSize = ByteSize::gib(10);
         /// Days until a backup expires. Default: 30.
@@ -32,8 +35,8 @@ super::section! {
         /// `backups/backup-{time}.{extension}`. Empty: there is none. Default: `holdfast-default`.
         default_project: String = "holdfast-default".to_owned();
         /// How much of a database is proved in the dump's snapshot, to be compared after a restore. `full`: a digest of every table's rows,
-        /// which the formats `tar` and `custom` read a second time; `counts`: rows counted and definitions recorded; `off`: neither. See
-        /// `docs/proof.md`. Default: `full`.
+        /// which the formats `tar` and `custom` read a second time; `counts`: rows counted and definitions recorded; `off`: definitions
+        /// alone. See `docs/proof.md`. Default: `full`.
         proof: ProofLevel = ProofLevel::Full;
         /// How long `pg_dump` waits for a table's lock, in seconds, before the attempt fails and is retried. Default: 60.
         lock_wait_seconds: u64 = 60;

@@ -266,6 +266,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     }
     for (name, value, low, high) in [
         ("backup.timeout_seconds", config.backup.timeout_seconds as i64, 1, 7 * 86_400),
+        ("backup.copy_timeout_seconds", config.backup.copy_timeout_seconds as i64, 1, 30 * 86_400),
         ("restore.timeout_seconds", config.restore.timeout_seconds as i64, 1, 7 * 86_400),
         ("backup.retention_days", i64::from(config.backup.retention_days), 1, 36_500),
         ("backup.zstd_level", i64::from(config.backup.zstd_level), 1, 19),

@@ -70,7 +70,7 @@ pub async fn audit_entries(
     let mut transaction = db::begin(pool).await?;
     // Planned for these filters, each time: a plan for any filter would read the whole trail for a rare one.
     sqlx::query!("SET LOCAL plan_cache_mode = force_custom_plan").execute(&mut *transaction).await?;
-    let entries = sqlx::query_as!(
+    let mut entries = sqlx::query_as!(
         AuditEntry,
         r#"SELECT id, at, event, actor, address, outcome, project_id, organization_id, backup_id,
                 detail #- '{backup,manifest}' AS "detail!", sequence, encode(digest, 'hex') AS digest
@@ -101,5 +101,15 @@ pub async fn audit_entries(
     .fetch_all(&mut *transaction)
     .await?;
     transaction.commit().await?;
+    if let (Some(_), Some(own)) = (scope.organization_id(), &project_ids) {
+        entries.iter_mut().for_each(|entry| keep_own(&mut entry.detail, own));
+    }
     Ok(entries)
+}
+
+/// Leaves out projects of others: a user of the organisation, and a key of such a user, may reach more than it.
+fn keep_own(detail: &mut serde_json::Value, own: &[String]) {
+    if let Some(serde_json::Value::Array(named)) = detail.get_mut("project_ids") {
+        named.retain(|id| id.as_str().is_some_and(|id| own.iter().any(|project| project == id)));
+    }
 }

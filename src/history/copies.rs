@@ -184,6 +184,25 @@ pub async fn copies(executor: impl PgExecutor<'_>, backups: &[Uuid]) -> Result<V
     .await?)
 }
 
+/// Where the manifest beside the copy at `at` was stored, as that copy's row says.
+pub async fn manifest_locator(
+    executor: impl PgExecutor<'_>,
+    backup: BackupId,
+    at: &Locator,
+) -> Result<Option<Locator>, HistoryError> {
+    let rows = sqlx::query!(
+        "SELECT locator, manifest_locator FROM control_plane.backup_copies WHERE backup_id = $1 ORDER BY created_at, storage",
+        backup.0
+    )
+    .fetch_all(executor)
+    .await?;
+    let read = |json: Option<serde_json::Value>| serde_json::from_value::<Locator>(json?).ok();
+    Ok(rows
+        .into_iter()
+        .filter(|row| read(row.locator.clone()).as_ref() == Some(at))
+        .find_map(|row| read(row.manifest_locator)))
+}
+
 /// Asks for so many good copies: with fewer the backup is stored, but not complete.
 pub async fn require_copies(executor: impl PgExecutor<'_>, id: BackupId, copies: i32) -> Result<(), HistoryError> {
     sqlx::query!("UPDATE control_plane.backups SET required_copies = $2 WHERE id = $1", id.0, copies)

@@ -110,6 +110,9 @@ pub async fn record_people(connection: &mut PgConnection, event: &PeopleEvent<'_
 /// A past event of a backup.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct PastEvent {
+    /// Its place among all events.
+    #[serde(skip)]
+    pub id: i64,
     pub at: DateTime<Utc>,
     pub event: String,
     pub actor: String,
@@ -119,18 +122,54 @@ pub struct PastEvent {
     pub detail: serde_json::Value,
 }
 
-/// The events of one backup within reach, oldest first; also of one that was deleted. The row that a deletion has moved into its event is
+/// All events of one backup within reach, oldest first; also of one that was deleted. The row that a deletion has moved into its event is
 /// told without the manifest, which can be large.
 pub async fn events(pool: &PgPool, scope: &Scope, backup: BackupId) -> Result<Vec<PastEvent>, HistoryError> {
+    events_after(pool, scope, backup, 0, i64::MAX).await
+}
+
+/// The events after the one with the id `after` (0: from the first on), `most` at most; else as [`events`].
+pub async fn events_after(
+    pool: &PgPool,
+    scope: &Scope,
+    backup: BackupId,
+    after: i64,
+    most: i64,
+) -> Result<Vec<PastEvent>, HistoryError> {
     Ok(sqlx::query_as!(
         PastEvent,
-        r#"SELECT at, event, actor, address, outcome, detail #- '{backup,manifest}' AS "detail!" FROM control_plane.backup_history h
+        r#"SELECT id, at, event, actor, address, outcome, detail #- '{backup,manifest}' AS "detail!" FROM control_plane.backup_history h
          WHERE backup_id = $1 AND ($2::text[] IS NULL OR project_id = ANY($2))
            AND ($3::text IS NULL OR EXISTS (SELECT 1 FROM control_plane.projects p WHERE p.id = h.project_id AND p.organization_id = $3))
-         ORDER BY id"#,
+           AND id > $4
+         ORDER BY id LIMIT $5"#,
         backup.0,
         scope.project_ids(),
         scope.organization_id(),
+        after,
+        most,
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
+/// The last events, newest first, `most` at most; else as [`events`].
+pub async fn last_events(
+    pool: &PgPool,
+    scope: &Scope,
+    backup: BackupId,
+    most: i64,
+) -> Result<Vec<PastEvent>, HistoryError> {
+    Ok(sqlx::query_as!(
+        PastEvent,
+        r#"SELECT id, at, event, actor, address, outcome, detail #- '{backup,manifest}' AS "detail!" FROM control_plane.backup_history h
+         WHERE backup_id = $1 AND ($2::text[] IS NULL OR project_id = ANY($2))
+           AND ($3::text IS NULL OR EXISTS (SELECT 1 FROM control_plane.projects p WHERE p.id = h.project_id AND p.organization_id = $3))
+         ORDER BY id DESC LIMIT $4"#,
+        backup.0,
+        scope.project_ids(),
+        scope.organization_id(),
+        most,
     )
     .fetch_all(pool)
     .await?)

@@ -40,7 +40,7 @@ pub use self::{
     census::{LastSuccess, Troubles, last_successes, troubles},
     copies::{
         Copy, CopyStatus, Standing, WantingCopy, await_copy, copies, copy_failed, has_good_copy_in, hold_stored,
-        judge_copy, mark_copy, put_copy, require_copies, settle_copies, wanting_copies,
+        judge_copy, manifest_locator, mark_copy, put_copy, require_copies, settle_copies, wanting_copies,
     },
     deletions::{
         DoomedCopy, Held, StuckDeletion, bury, copy_deleted, copy_not_deleted, deletion_stuck, doomed_copies, hold,
@@ -48,7 +48,8 @@ pub use self::{
     },
     endpoints::without_endpoints,
     events::{
-        Event, LogLine, PastEvent, PeopleEvent, events, job_log, job_log_lines, job_log_tail, record, record_people,
+        Event, LogLine, PastEvent, PeopleEvent, events, events_after, job_log, job_log_lines, job_log_tail,
+        last_events, record, record_people,
     },
     keeping::{
         Expiring, KeptBackup, announce_expiring, hold_good, is_read, kept_backups, project_settings,

@@ -90,9 +90,14 @@ pub async fn honour(State(keys): State<Keys>, request: Request, next: Next) -> R
         return Ok(next.run(request).await);
     }
     let (mut parts, body) = request.into_parts();
-    // Whoever is nobody is told so by the call itself.
-    let Ok(signed) = Signed::from_request_parts(&mut parts, &keys.api).await else {
-        return Ok(next.run(Request::from_parts(parts, body)).await);
+    let signed = match Signed::from_request_parts(&mut parts, &keys.api).await {
+        Ok(signed) => signed,
+        // Whoever is nobody is told so by the call itself.
+        Err(problem) if problem.status == StatusCode::UNAUTHORIZED => {
+            return Ok(next.run(Request::from_parts(parts, body)).await);
+        }
+        // A call whose caller could not be looked up now is not carried out without its key: the handler might look with more luck.
+        Err(problem) => return Err(problem),
     };
     // A call with a key is one call: the handler is not to count it again.
     parts.extensions.insert(signed.clone());

@@ -26,9 +26,24 @@ pub fn job(mut job: Job, caller: &Caller) -> Job {
         job.result.iter_mut().chain(&mut job.progress).for_each(in_json);
         in_json(&mut job.payload);
         forget_elsewhere(job.payload.get_mut("request"), "target_server", "target_database");
-        forget_elsewhere(job.result.as_mut(), "server", "database");
+        job.result.iter_mut().for_each(forget_places);
     }
     job
+}
+
+/// Where a job has put something, as its result and its event say it.
+fn forget_places(told: &mut Value) {
+    forget_elsewhere(Some(&mut *told), "server", "database");
+    forget_files(told);
+}
+
+/// Where a project's files are, or were (`kept`, then). A number under this name says how many there are, and stays.
+fn forget_files(told: &mut Value) {
+    if let Value::Object(members) = told
+        && members.get("files").is_some_and(|files| !files.is_number() && !files.is_null())
+    {
+        members.retain(|name, _| name != "files" && name != "kept");
+    }
 }
 
 /// Which database of which other server a restore went to. A database on the project's own server is its people's own word, and stays.
@@ -69,8 +84,15 @@ pub fn entry(mut entry: AuditEntry, caller: &Caller) -> AuditEntry {
     entry
 }
 
-/// What an event says more. The paths of a refused call are those of this API, as its caller sent them.
+/// What an event says more. The paths of a refused call are those of this API, as its caller sent them. What a project's own row tells to
+/// operators only, the events of its changes do as well.
 fn detail(detail: &mut Value, event: &str) {
+    forget_places(detail);
+    if let Value::Object(members) = &mut *detail
+        && event.starts_with("project_")
+    {
+        members.retain(|name, _| name != "database" && name != "files");
+    }
     let asked = if event == "refused" { ["call", "path"].map(|name| detail.get(name).cloned()) } else { [None, None] };
     in_json(detail);
     for (name, value) in ["call", "path"].into_iter().zip(asked) {

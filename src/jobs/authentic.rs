@@ -7,9 +7,10 @@
 use super::{catalog::Misfit, context::JobError};
 use crate::{
     app::App,
+    artifact::ArtifactName,
     clock::Timestamp,
     config::Unsealed,
-    history::Backup,
+    history::{self, Backup},
     manifest::{Head, Manifest},
     pipeline::{self, ManifestError, ManifestFile},
     storage::{self, ErrorKind, Locator, Storage},
@@ -62,8 +63,8 @@ fn forged(code: &'static str, message: impl Into<String>) -> Refusal {
     Refusal::Forged { code, message: message.into() }
 }
 
-/// Reads the manifest beside a copy, and compares seal, record and place. `None`: there is none, and `seal.unsealed` says that this is no
-/// reason.
+/// Reads the manifest beside a copy, by its name or where the copy's row says, and compares seal, record and place. `None`: there is none, and
+/// `seal.unsealed` says that this is no reason.
 ///
 /// # Errors
 /// See [`Refusal`]; [`Refusal::Unproved`] also where [`Compare::Whole`] needs a key that is not at hand.
@@ -77,19 +78,12 @@ pub async fn check(
     let record = backup.manifest();
     let keeper = storage::keeper(storage, at).await.map_err(Refusal::Storage)?;
     let storage = keeper.as_deref().unwrap_or(storage);
-    let name = at.key().manifest();
-    let Some(manifest_at) = storage.find(&name).await.map_err(Refusal::Storage)? else {
+    let Some(file) = beside(app, backup, storage, at).await? else {
         if app.config.seal.unsealed == Unsealed::Always {
             return Ok(None);
         }
+        let name = at.key().manifest();
         return Err(forged("manifest.missing", format!("the manifest {name} is not there")));
-    };
-    let file = match pipeline::read_manifest_file(storage, &manifest_at).await {
-        Ok(file) => file,
-        Err(ManifestError::Storage(error)) if !matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupt) => {
-            return Err(Refusal::Storage(error));
-        }
-        Err(error) => return Err(forged(error.code(), error.to_string())),
     };
     require_seal(app, &file, backup.created_at)?;
     fits(backup, at, &file.head).map_err(|difference| {
@@ -99,6 +93,65 @@ pub async fn check(
         same_record(app, record, &file, compare)?;
     }
     Ok(Some(file))
+}
+
+/// The manifest beside a copy: what has its name, or else what lies where the copy's row says. A prefix that was changed, an index that was lost,
+/// and a group that has become another chat take the name away, and not the manifest. `None`: it is in neither place.
+async fn beside(
+    app: &App,
+    backup: &Backup,
+    storage: &dyn Storage,
+    at: &Locator,
+) -> Result<Option<ManifestFile>, Refusal> {
+    let name = at.key().manifest();
+    let (named_at, named) = match storage.find(&name).await {
+        Ok(None) => (None, Ok(None)),
+        Ok(Some(named_at)) => {
+            let named = read(storage, &named_at).await;
+            (Some(named_at), named)
+        }
+        Err(error) if error.kind.may_pass() => return Err(Refusal::Storage(error)),
+        Err(error) => (None, Err(no_verdict(error, &name))),
+    };
+    if let Ok(Some(file)) = &named
+        && file.head.backup_id == backup.backup_id()
+    {
+        return named;
+    }
+    let recorded = history::manifest_locator(&app.pool, backup.backup_id(), at).await.map_err(|error| {
+        let context = format!("cannot ask the control plane where {name} was stored");
+        Refusal::Storage(storage::Error::new(ErrorKind::Unavailable, context).with_source(error))
+    })?;
+    match recorded.filter(|recorded| *recorded.key() == name && Some(recorded) != named_at.as_ref()) {
+        Some(recorded) => match read(storage, &recorded).await {
+            Ok(None) => named,
+            found => found,
+        },
+        None => named,
+    }
+}
+
+/// Reads a manifest; `None` when it is not there.
+async fn read(storage: &dyn Storage, at: &Locator) -> Result<Option<ManifestFile>, Refusal> {
+    match pipeline::read_manifest_file(storage, at).await {
+        Ok(file) => Ok(Some(file)),
+        Err(ManifestError::Storage(error)) if error.kind == ErrorKind::NotFound => Ok(None),
+        Err(ManifestError::Storage(error)) if error.kind != ErrorKind::Corrupt => Err(Refusal::Storage(error)),
+        Err(error) => Err(forged(error.code(), error.to_string())),
+    }
+}
+
+/// Why a name was not looked up. An index that is lost or damaged says nothing of what it named.
+fn no_verdict(error: storage::Error, name: &ArtifactName) -> Refusal {
+    if error.kind != ErrorKind::Corrupt {
+        return Refusal::Storage(error);
+    }
+    let hint = error.hint().map(str::to_owned);
+    let told = storage::Error::new(ErrorKind::Unavailable, format!("cannot look for {name}")).with_source(error);
+    Refusal::Storage(match hint {
+        Some(hint) => told.with_hint(hint),
+        None => told,
+    })
 }
 
 /// Fails unless an accepted key has sealed the manifest, or none is needed for a backup of this time. Nor is it for a file that another program

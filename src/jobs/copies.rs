@@ -311,27 +311,48 @@ pub(super) async fn may_be_anothers(
     }
 }
 
-/// Whether what lies under a name is another backup's by its own manifest. Without one that can be read nothing says so: a deletion takes the
-/// manifest first.
-pub(super) async fn is_anothers(
+/// Whose bytes lie in a place, as far as can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// This backup's: nothing says otherwise.
+    Ours,
+    /// Another backup's, by its own manifest.
+    Another,
+    /// There is no manifest, and not the size on record: perhaps another's, whose manifest is still to come.
+    Unclear { bytes: u64 },
+}
+
+/// Whose artifact lies at `artifact`, with the manifest at `manifest`. Without a manifest its size alone can tell: a deletion takes the manifest
+/// first, so that one that is taken up again finds none.
+pub(super) async fn owner(
     storage: &dyn Storage,
-    key: &ArtifactName,
-    backup: BackupId,
-) -> Result<bool, storage::Error> {
-    if key.is_only_of(backup) {
-        return Ok(false);
+    manifest: Option<&Locator>,
+    artifact: Option<&Locator>,
+    backup: &Backup,
+) -> Result<Owner, storage::Error> {
+    if let Some(at) = manifest {
+        match pipeline::read_manifest_file(storage, at).await {
+            Ok(file) if file.head.backup_id == backup.backup_id() => return Ok(Owner::Ours),
+            Ok(_) => return Ok(Owner::Another),
+            Err(ManifestError::Storage(error)) if error.kind == ErrorKind::NotFound => {}
+            Err(ManifestError::Storage(error)) if error.kind.may_pass() => return Err(error),
+            // Whoever may not look may still delete.
+            Err(_) => return Ok(Owner::Ours),
+        }
     }
-    let found = match storage.find(&key.manifest()).await {
-        Ok(found) => found,
-        // Whoever may not look may still delete.
-        Err(error) if error.kind == ErrorKind::Denied => None,
-        Err(error) => return Err(error),
-    };
-    let Some(at) = found else { return Ok(false) };
-    match pipeline::read_manifest_file(storage, &at).await {
-        Ok(file) => Ok(file.head.backup_id != backup),
-        Err(ManifestError::Storage(error)) if error.kind.may_pass() => Err(error),
-        Err(_) => Ok(false),
+    let Some(at) = artifact else { return Ok(Owner::Ours) };
+    match storage.stat(at).await {
+        Ok(stat) if stat.bytes != backup.size.cast_unsigned() => Ok(Owner::Unclear { bytes: stat.bytes }),
+        Err(error) if error.kind.may_pass() => Err(error),
+        Ok(_) | Err(_) => Ok(Owner::Ours),
+    }
+}
+
+/// Where a name is; `None` also for a key that may not look.
+pub(super) async fn look(storage: &dyn Storage, name: &ArtifactName) -> Result<Option<Locator>, storage::Error> {
+    match storage.find(name).await {
+        Err(error) if error.kind == ErrorKind::Denied => Ok(None),
+        found => found,
     }
 }
 

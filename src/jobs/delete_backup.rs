@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     JobType,
     context::{JobContext, JobError},
-    copies,
+    copies::{self, Owner},
     queue::{self, Ending, JobStatus, NewJob, QueueError},
     request::{DELETE_ATTEMPTS, Decided, DeletePayload, DeleteRequest},
 };
@@ -56,7 +56,7 @@ pub async fn run(context: &JobContext) -> Result<(), JobError> {
         for copy in copies.iter().filter(|copy| !copy.is_over()) {
             context.check_stop()?;
             context.stage(&format!("deleting from {}", copy.storage)).await;
-            match delete_copy(context, key.as_ref(), id, copy).await {
+            match delete_copy(context, key.as_ref(), &backup, copy).await {
                 Ok(remains) => write_down(context, id, &copy.storage, Ok(remains.as_deref())).await?,
                 Err(Problem::Stopped) => return Err(JobError::Stopped),
                 Err(problem) => {
@@ -173,7 +173,7 @@ fn key_of(backup: &Backup, copies: &[DoomedCopy], asked: Option<&Decided>) -> Op
 async fn delete_copy(
     context: &JobContext,
     key: Option<&ArtifactName>,
-    id: BackupId,
+    backup: &Backup,
     copy: &DoomedCopy,
 ) -> Result<Option<String>, Problem> {
     let storage = context.app.storages.get(&copy.storage).ok_or(Problem::UnknownStorage)?;
@@ -183,25 +183,69 @@ async fn delete_copy(
             None => None,
         };
         let storage = keeper.as_deref().unwrap_or(storage.as_ref());
-        // What has the name need not be this backup's: where nothing was recorded, and where what was recorded has gone and another backup was
-        // given its name.
-        let is_anothers = match key {
-            Some(key) if copy.locator().is_none() => copies::may_be_anothers(storage, key, id).await?,
-            Some(key) => copies::is_anothers(storage, key, id).await?,
-            None => false,
-        };
-        let key = key.filter(|_| !is_anothers);
-        let recorded = |at: Option<Locator>| at.filter(|at| !is_anothers || !at.is_a_name());
+        let recorded = (copy.manifest_locator(), copy.locator());
+        let owners = owners(storage, key, backup, &recorded).await?;
+        let key = key.filter(|_| owners.named == Owner::Ours);
+        let (manifest_at, at) = if owners.recorded == Owner::Ours { recorded } else { (None, None) };
         let mut remains = Vec::new();
-        let manifest = delete_object(storage, key.map(ArtifactName::manifest), recorded(copy.manifest_locator()));
-        remains.extend(manifest.await?);
-        remains.extend(delete_object(storage, key.cloned(), recorded(copy.locator())).await?);
+        remains.extend(delete_object(storage, key.map(ArtifactName::manifest), manifest_at).await?);
+        remains.extend(delete_object(storage, key.cloned(), at).await?);
+        remains.extend(owners.unclear());
         Ok((!remains.is_empty()).then(|| remains.join("; ")))
     };
     tokio::select! {
         done = work => done,
         () = context.stop.token.cancelled() => Err(Problem::Stopped),
     }
+}
+
+/// Whose bytes lie under a copy's name, and where its row says.
+struct Owners {
+    named: Owner,
+    recorded: Owner,
+}
+
+impl Owners {
+    /// What is told of bytes that are left where they are because nobody knows whose they are.
+    fn unclear(&self) -> Option<String> {
+        [self.named, self.recorded].into_iter().find_map(|owner| match owner {
+            Owner::Unclear { bytes } => Some(format!(
+                "an artifact of {bytes} bytes has the backup's name and no manifest: it may be another backup's, and is left where it is"
+            )),
+            Owner::Ours | Owner::Another => None,
+        })
+    }
+}
+
+/// What has the name need not be this backup's: where nothing was recorded, and where what was recorded has gone and another backup was given its
+/// name. Nor need the two be one place: the storage's prefix may have been changed since.
+async fn owners(
+    storage: &dyn Storage,
+    key: Option<&ArtifactName>,
+    backup: &Backup,
+    recorded: &(Option<Locator>, Option<Locator>),
+) -> Result<Owners, storage::Error> {
+    let ours = Owners { named: Owner::Ours, recorded: Owner::Ours };
+    let Some(key) = key.filter(|key| !key.is_only_of(backup.backup_id())) else { return Ok(ours) };
+    let (manifest_at, at) = recorded;
+    let Some(at) = at else {
+        let is_anothers = copies::may_be_anothers(storage, key, backup.backup_id()).await?;
+        return Ok(if is_anothers { Owners { named: Owner::Another, ..ours } } else { ours });
+    };
+    let found = (copies::look(storage, &key.manifest()).await?, copies::look(storage, key).await?);
+    // What says more than a name is this backup's wherever it is found.
+    if !at.is_a_name() && found.1.as_ref() == Some(at) {
+        return Ok(ours);
+    }
+    let named = copies::owner(storage, found.0.as_ref(), found.1.as_ref(), backup).await?;
+    let recorded = if !at.is_a_name() {
+        Owner::Ours
+    } else if found == *recorded {
+        named
+    } else {
+        copies::owner(storage, manifest_at.as_ref(), Some(at), backup).await?
+    };
+    Ok(Owners { named, recorded })
 }
 
 async fn delete_object(

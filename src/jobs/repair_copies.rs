@@ -6,10 +6,18 @@
 //! to its end. The manifest beside a new copy is that of another one, byte for byte, after its seal was found to be good and to agree with the
 //! record: nothing is sealed here, so that nobody who alters the record gets a seal for it.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     JobType,
@@ -419,21 +427,35 @@ async fn copy_over(
     // The first copy in a storage is read back in full.
     let check = if is_proved { Check::Size } else { Check::Full };
     let caption = caption(context, backup).await;
+    let limit = Duration::from_secs(context.app.config.backup.copy_timeout_seconds);
+    let (deadline, moved) = (Instant::now() + limit, AtomicU64::new(0));
     let mut last = no_source();
     for source in sources(context, backup, target).await? {
         context.check_stop()?;
         let new = NewObject { name: &manifest.head.key, attempt: context.lease.token, caption: caption.as_deref() };
         let report = |bytes: u64| {
+            moved.store(bytes, Ordering::Relaxed);
             context.report(serde_json::json!({
                 "stage": "copying", "copy": target.number, "copies": target.of, "storage": name, "source": source.copy.storage,
                 "stored_bytes": bytes, "total_bytes": manifest.head.stored.bytes,
             }));
         };
         let from = (source.storage.as_ref(), &source.at);
-        let stop = &context.stop.token;
-        match pipeline::transfer(from, target.storage.as_ref(), new, manifest.head.stored, check, &report, stop).await {
+        let stop = context.stop.token.child_token();
+        let to = target.storage.as_ref();
+        let transfer = pipeline::transfer(from, to, new, manifest.head.stored, check, &report, &stop);
+        match within(deadline, &stop, transfer).await {
             Ok((at, read_back)) => return Ok((at, read_back, Some(source.copy.storage))),
-            Err(TransferError::Cancelled) => return Err(JobError::Stopped),
+            Err(TransferError::Cancelled) if context.stop.token.is_cancelled() => return Err(JobError::Stopped),
+            Err(TransferError::Cancelled) => {
+                let (moved, total) = (moved.load(Ordering::Relaxed), manifest.head.stored.bytes);
+                let message = format!(
+                    "{moved} of {total} bytes were stored within {} s: another job begins anew later; raise the storage's or the project's \
+                     max_rate, or backup.copy_timeout_seconds",
+                    limit.as_secs()
+                );
+                return Err(JobError::fail("copies.timeout", message));
+            }
             // Something lies there that may be neither looked at nor replaced.
             Err(TransferError::Target(error))
                 if error.kind == ErrorKind::Exists && is_denied(target, manifest).await =>
@@ -455,6 +477,17 @@ async fn copy_over(
         }
     }
     Err(last)
+}
+
+/// Waits for the work, which is told to stop at the deadline and clears away then what it has begun.
+async fn within<T>(deadline: Instant, stop: &CancellationToken, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => return done,
+        () = sleep_until(deadline) => stop.cancel(),
+    }
+    work.await
 }
 
 /// Whether the storage's key may not look for the artifact.

@@ -31,6 +31,7 @@ use crate::{
     ids::{BackupId, RestoreId},
     manifest::{Content, DatabaseContent, Manifest},
     pipeline::{self, Spooled},
+    proof_record::is_not_compared,
     restore::{
         Beside, Engine, Finished, Load, OpenContent, Place, Plan, Recovery, RestoreError, Session, Target, Way,
         files::FilesPlan,
@@ -536,7 +537,8 @@ async fn complete(
     };
     history::record(&mut transaction, &event).await?;
     let payload = queue::payload(&mut *transaction, context.lease).await?;
-    let message = format!("backup {backup_id} restored: {outcome}");
+    let told = if is_not_compared(&differences) { "its rows were not compared" } else { outcome };
+    let message = format!("backup {backup_id} restored: {told}");
     ending::notify(&mut transaction, context, &payload, Some(backup_id), "restored", &message)
         .await
         .map_err(|error| JobError::retry("control_plane.unavailable", error))?;

@@ -28,8 +28,13 @@ pub(super) struct Trial {
     pub seconds: f64,
 }
 
-/// Restores into a scratch database, compares, and drops it again.
-pub(super) async fn run(context: &JobContext, backup: &Backup, manifest: &Manifest) -> Result<Trial, JobError> {
+/// Restores into a scratch database, compares, and drops it again. The inner error is the trial's own; the outer one came before or around it (a
+/// storage, another restore, a server that is away), and says nothing about the backup.
+pub(super) async fn run(
+    context: &JobContext,
+    backup: &Backup,
+    manifest: &Manifest,
+) -> Result<Result<Trial, JobError>, JobError> {
     if let Some(content) = manifest.body.files() {
         return verify_files::trial(context, backup, manifest, content).await;
     }
@@ -37,7 +42,7 @@ pub(super) async fn run(context: &JobContext, backup: &Backup, manifest: &Manife
     let project = catalog::project(&app.pool, &everything(), &backup.project_id).await?;
     let content = content_of(manifest)?;
     if let Some(message) = needs_outside(content) {
-        return Err(JobError::fail(NEEDS_OUTSIDE, message));
+        return Ok(Err(JobError::fail(NEEDS_OUTSIDE, message)));
     }
     put_right(context, &project).await?;
     let server = app.config.trials.database.as_str();
@@ -62,11 +67,12 @@ pub(super) async fn run(context: &JobContext, backup: &Backup, manifest: &Manife
     session.roll_back().await?;
     history::rolled_back(&app.pool, id).await?;
     session.close().await;
-    let restore::Trial { differences, of_owners } = tried?;
-    let mut told = proof::told(&differences);
-    told.extend(of_owners);
-    told.extend(content.not_compared());
-    Ok(Trial { differences: told, seconds })
+    Ok(tried.map(|restore::Trial { differences, of_owners }| {
+        let mut told = proof::told(&differences);
+        told.extend(of_owners);
+        told.extend(content.not_compared());
+        Trial { differences: told, seconds }
+    }))
 }
 
 async fn bring_back(

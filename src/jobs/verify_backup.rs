@@ -8,7 +8,7 @@ use super::{
     copies::{self, CopyFault, Readable},
     ending,
     queue::{self, Ending},
-    request::{Depth, VerifyPayload, VerifyRequest},
+    request::{Depth, VerifyPayload},
     trial_restore,
 };
 use crate::{
@@ -35,16 +35,6 @@ struct Finding {
 /// One attempt.
 pub async fn run(context: &JobContext) -> Result<(), JobError> {
     let VerifyPayload { request } = context.payload()?;
-    let ended = look(context, &request).await;
-    if let (Depth::Restore, Err(JobError::Fail { code, message })) = (request.depth, &ended) {
-        // It is shown at the backup too, until another trial comes to its end; and the clock does not ask for it again.
-        let told = [format!("the trial restore failed ({code}): {message}")];
-        history::tried(&context.app.pool, request.backup_id, context.app.clock.now(), None, &told).await?;
-    }
-    ended
-}
-
-async fn look(context: &JobContext, request: &VerifyRequest) -> Result<(), JobError> {
     let app = &context.app;
     let backup = history::get(&app.pool, &copies::everything(), request.backup_id).await?;
     let manifest = backup.manifest().ok_or_else(|| {
@@ -97,9 +87,20 @@ async fn look(context: &JobContext, request: &VerifyRequest) -> Result<(), JobEr
     let mut differences = Vec::new();
     let mut seconds = None;
     if request.depth == Depth::Restore && has_good {
-        let trial = trial_restore::run(context, &backup, &manifest).await?;
-        differences = trial.differences;
-        seconds = Some(trial.seconds);
+        match trial_restore::run(context, &backup, &manifest).await? {
+            Ok(trial) => {
+                differences = trial.differences;
+                seconds = Some(trial.seconds);
+            }
+            Err(error) => {
+                if let JobError::Fail { code, message } = &error {
+                    // It is shown at the backup too, until another trial comes to its end; and the clock does not ask for it again.
+                    let told = [format!("the trial restore failed ({code}): {message}")];
+                    history::tried(&app.pool, request.backup_id, app.clock.now(), None, &told).await?;
+                }
+                return Err(error);
+            }
+        }
     }
     write(context, &backup, request.depth, &findings, &differences, seconds).await
 }
@@ -141,6 +142,10 @@ async fn write(
         (true, false) => "differences",
         (true, true) => "verified",
     };
+    // Then the trial has compared no rows: of them it is known that every byte was read and is as it was stored.
+    let is_not_compared = readable && is_not_compared(differences);
+    let proved = if is_not_compared { Depth::Read } else { depth };
+    let is_fine = outcome == "verified" || is_not_compared;
     let mut transaction = db::begin(&context.app.pool).await?;
     queue::fence(&mut transaction, context.lease).await?;
     if history::hold_stored(&mut transaction, id).await? {
@@ -149,8 +154,8 @@ async fn write(
             let message = finding.seen.message.as_deref().filter(|_| depth == Depth::Head);
             history::judge_copy(&mut *transaction, &finding.seen, CopyStatus::Good, message).await?;
         }
-        let message = differences.first().map(String::as_str).filter(|_| !is_not_compared(differences));
-        history::verified(&mut *transaction, id, depth.as_str(), outcome == "verified", message).await?;
+        let message = differences.first().map(String::as_str).filter(|_| !is_not_compared);
+        history::verified(&mut *transaction, id, proved.as_str(), is_fine, message).await?;
         if seconds.is_some() {
             history::tried(&mut *transaction, id, context.app.clock.now(), seconds, differences).await?;
         }
@@ -167,7 +172,7 @@ async fn write(
         project_id: &backup.project_id,
         event: "verified",
         caller: &caller,
-        outcome: if outcome == "verified" { "ok" } else { "failed" },
+        outcome: if is_fine { "ok" } else { "failed" },
         detail,
     };
     history::record(&mut transaction, &event).await?;

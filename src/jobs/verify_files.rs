@@ -100,10 +100,10 @@ pub(super) async fn trial(
     backup: &Backup,
     manifest: &Manifest,
     content: &FilesContent,
-) -> Result<Trial, JobError> {
+) -> Result<Result<Trial, JobError>, JobError> {
     if content.kind == FilesKind::Prefix {
         let message = "a backup of a bucket's objects is not restored for a trial: verify it with depth read";
-        return Err(JobError::fail("verify.bucket", message));
+        return Ok(Err(JobError::fail("verify.bucket", message)));
     }
     let begun = Instant::now();
     let spooled = copies::fetch(context, backup, manifest).await?;
@@ -122,17 +122,19 @@ pub(super) async fn trial(
     let plan = blocking(move || FilesPlan::directory(id, &Place::find(&here, &[])?)).await?;
     let limit = Duration::from_secs(context.app.config.restore.timeout_seconds);
     context.stage("extracting").await;
-    extract(context, &plan, &live, &[], manifest, content, spooled, limit).await?;
+    if let Err(error) = extract(context, &plan, &live, &[], manifest, content, spooled, limit).await {
+        return Ok(Err(error));
+    }
     context.stage("comparing").await;
     let staged = live.with_file_name(plan.staged());
     let compared = compare(context, content, Origin::Directory { directory: staged, roots: Vec::new() }).await;
     let differences = match compared {
         Ok(()) => Vec::new(),
         Err(JobError::Fail { code: "restore.differs", message }) => vec![message],
-        Err(error) => return Err(error),
+        Err(error) => return Ok(Err(error)),
     };
     _ = spawn_blocking(move || drop(scratch)).await; // a tree takes a while to remove
-    Ok(Trial { differences, seconds: begun.elapsed().as_secs_f64() })
+    Ok(Ok(Trial { differences, seconds: begun.elapsed().as_secs_f64() }))
 }
 
 /// How the directories of trials are called.

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     app::App,
+    config::Config,
     history::Outbox,
     ids::{JobId, LeaseToken},
     metrics::{self, Outcome},
@@ -192,9 +193,7 @@ impl Worker {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            // A living attempt has written within its own time limit; a day more is patience.
-            let limit = Duration::from_secs(self.app.config.backup.timeout_seconds + 86_400);
-            let before = SystemTime::from(self.app.clock.now()) - limit;
+            let before = SystemTime::from(self.app.clock.now()) - patience(&self.app.config);
             for (name, storage) in &self.app.storages {
                 let swept = tokio::select! {
                     swept = storage.sweep_temporary(before) => swept,
@@ -301,6 +300,12 @@ impl Worker {
         renewal.abort();
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&context.lease.token);
     }
+}
+
+/// How long what nobody writes to any more is left alone: a living attempt, of a backup or of a restore into a bucket, has written within its own
+/// time limit; a day more is patience.
+fn patience(config: &Config) -> Duration {
+    Duration::from_secs(config.backup.timeout_seconds.max(config.restore.timeout_seconds) + 86_400)
 }
 
 /// Tells that a backup or a restore begins. That it cannot be told keeps nothing from beginning.
@@ -410,5 +415,19 @@ async fn keep_lease(context: JobContext, mut progress: watch::Receiver<serde_jso
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sweep_is_patient_with_the_longest_of_all_attempts() {
+        let mut config = Config::default();
+        (config.backup.timeout_seconds, config.restore.timeout_seconds) = (60, 7 * 86_400);
+        assert_eq!(patience(&config), Duration::from_secs(8 * 86_400));
+        (config.backup.timeout_seconds, config.restore.timeout_seconds) = (2 * 86_400, 60);
+        assert_eq!(patience(&config), Duration::from_secs(3 * 86_400));
     }
 }

@@ -106,6 +106,16 @@ fn refuse_source(caller: &Caller, is_chosen: bool) -> Result<(), ManageError> {
     Ok(())
 }
 
+/// A slow export holds a worker's slot, a snapshot and the tenant's locks for as long as it lasts: how slow one may be is the platform's to say.
+fn refuse_rate(caller: &Caller, is_set: bool) -> Result<(), ManageError> {
+    if is_set && !is_operator(caller) {
+        return Err(ManageError::Grant(
+            "max_rate: how fast a project's backups are uploaded is set by operators".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 fn check_schema(schema: &str) -> Result<(), ManageError> {
     let fault = catalog::schema_name_fault(schema);
     let unprintable = || schema.chars().any(char::is_control).then(|| "it has control characters".to_owned());
@@ -373,8 +383,8 @@ async fn missing(info: &ConnectInfo, schema: &str) -> Option<String> {
     }
 }
 
-/// Changes a project. Name, status, storages, rate and how long backups are kept are for organisation admins too; what is backed up (its files
-/// too), and whose it is, for operators.
+/// Changes a project. Name, status, storages, proof and how long backups are kept are for organisation admins too; what is backed up (its files
+/// too), whose it is, and how fast it is uploaded, for operators.
 ///
 /// # Errors
 /// Among others: it would move to another schema, database or directory while jobs have it in hand, or a restore can still be undone.
@@ -389,6 +399,7 @@ pub async fn change(app: &App, caller: &Caller, id: &str, changes: ProjectChange
         return Err(ManageError::invalid("project.built_in", message));
     }
     refuse_source(caller, chooses)?;
+    refuse_rate(caller, changes.max_rate.is_some())?;
     if let Some(name) = &changes.name {
         check_name("request.name", name)?;
     }

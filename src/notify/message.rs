@@ -14,6 +14,7 @@ use crate::{
     byte_size::ByteSize,
     clock::Timestamp,
     notice::{Notice, NoticeEvent},
+    proof_record::is_not_compared,
 };
 
 /// Longest name that is shown, in characters.
@@ -128,6 +129,11 @@ fn subject(letter: &Letter<'_>) -> String {
         Some(event @ NoticeEvent::Verified) if notice.is_worrying(event) => {
             format!("Verification found TROUBLE with a backup{of}")
         }
+        Some(NoticeEvent::Verified)
+            if notice.verification.as_ref().is_some_and(|v| is_not_compared(&v.differences)) =>
+        {
+            format!("Read, and brought back by a trial restore: a backup{of}")
+        }
         Some(NoticeEvent::Verified) => format!("Verified: a backup{of}"),
         Some(NoticeEvent::Expiring) => format!("A backup{of} will expire"),
         Some(NoticeEvent::Stale) => format!("NO CURRENT BACKUP{of}"),
@@ -147,14 +153,22 @@ fn facts(letter: &Letter<'_>) -> Vec<(&'static str, String)> {
         add("Allowed age", Some(duration(stale.allowed_seconds.unsigned_abs())));
     }
     if let Some(restore) = &notice.restore {
-        add("Outcome", Some(outcome(&restore.outcome, restore.difference_count)));
-        add("Differences", list(&restore.differences));
+        if is_not_compared(&restore.differences) {
+            add("Not compared", list(&restore.differences));
+        } else {
+            add("Outcome", Some(outcome(&restore.outcome, restore.difference_count)));
+            add("Differences", list(&restore.differences));
+        }
         add("Can be undone until", restore.undo_until.map(instant));
     }
     if let Some(verification) = &notice.verification {
         add("Depth", Some(one_line(&verification.depth, MAX_NAME)));
-        add("Outcome", Some(one_line(&verification.outcome, MAX_NAME)));
-        add("Differences", list(&verification.differences));
+        if is_not_compared(&verification.differences) {
+            add("Not compared", list(&verification.differences));
+        } else {
+            add("Outcome", Some(one_line(&verification.outcome, MAX_NAME)));
+            add("Differences", list(&verification.differences));
+        }
     }
     add("What to do", notice.hint.as_ref().map(words));
     if let Some(backup) = &notice.backup {
@@ -220,7 +234,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::notice::{AboutBackup, AboutJob, AboutProject, AboutRestore, AboutStale};
+    use crate::{
+        notice::{AboutBackup, AboutJob, AboutProject, AboutRestore, AboutStale, AboutVerification},
+        proof_record::ROWS_NOT_COUNTED,
+    };
 
     fn at() -> Timestamp {
         "2026-11-21T04:00:00Z".parse().unwrap()
@@ -298,6 +315,33 @@ mod tests {
         assert_eq!(subjects.len(), NoticeEvent::ALL.len() + 1);
         let text = message(Some(NoticeEvent::Restored), &notice).text();
         assert!(text.contains("Outcome: 2 differences") && text.contains("Allowed age: 26 h"), "{text}");
+    }
+
+    #[test]
+    fn rows_that_were_not_counted_are_said_and_called_neither_trouble_nor_a_difference() {
+        let (outcome, differences) = ("differences".to_owned(), vec![ROWS_NOT_COUNTED.to_owned()]);
+        let restore = AboutRestore {
+            outcome: outcome.clone(),
+            differences: differences.clone(),
+            difference_count: 1,
+            ..AboutRestore::default()
+        };
+        let verification = AboutVerification { depth: "restore".to_owned(), outcome, differences };
+        let restored = Notice { project: acme(), restore: Some(restore), ..Notice::default() };
+        let verified = Notice { project: acme(), verification: Some(verification), ..Notice::default() };
+        for (event, notice, subject) in [
+            (NoticeEvent::Restored, restored, "Restored: a backup of \"Acme Ltd\" (acme)"),
+            (
+                NoticeEvent::Verified,
+                verified,
+                "Read, and brought back by a trial restore: a backup of \"Acme Ltd\" (acme)",
+            ),
+        ] {
+            let message = message(Some(event), &notice);
+            assert_eq!(message.subject, subject);
+            let text = message.text();
+            assert!(text.contains("Not compared: no rows were counted") && !text.contains("ifference"), "{text}");
+        }
     }
 
     #[test]

@@ -138,7 +138,8 @@ struct Which {
 }
 
 /// A local user's keys are those of its id. A platform's subject may be somebody else in another tenant: of what was made under its name,
-/// a caller's own are the keys that reach no further than it does.
+/// a caller's own are the keys that reach something that it reaches. One may reach more, when its maker has lost a project or a role since, and
+/// is its maker's to revoke all the same; it is told with the projects that its maker still reaches.
 async fn made_by(
     executor: impl PgExecutor<'_>,
     caller: &Caller,
@@ -148,15 +149,21 @@ async fn made_by(
     let scope = caller.scope();
     Ok(sqlx::query_as!(
         ApiKey,
-        r#"SELECT id, name AS "name!", role, permissions, project_ids, organization_id, created_by AS "created_by!", created_at,
-                expires_at AS "expires_at!", last_used_at, revoked_at
+        r#"SELECT id, name AS "name!", role, permissions, organization_id, created_by AS "created_by!", created_at,
+                expires_at AS "expires_at!", last_used_at, revoked_at,
+                ARRAY(SELECT named.id FROM unnest(k.project_ids) WITH ORDINALITY AS named (id, place)
+                    WHERE $3::uuid IS NOT NULL
+                       OR (($4::text[] IS NULL OR named.id = ANY($4::text[]))
+                           AND ($5::text IS NULL OR EXISTS (
+                               SELECT FROM control_plane.projects p WHERE p.id = named.id AND p.organization_id = $5::text)))
+                    ORDER BY named.place) AS "project_ids!"
          FROM control_plane.api_keys k
          WHERE secret_sha256 IS NOT NULL
            AND ($1 OR (created_by = $2 AND user_id IS NOT DISTINCT FROM $3::uuid AND ($3::uuid IS NOT NULL OR CASE
-               WHEN $4::text[] IS NOT NULL THEN role = 'member' AND project_ids <@ $4::text[]
-               WHEN $5::text IS NOT NULL THEN (role <> 'operator' AND organization_id = $5::text) OR (role = 'member' AND NOT EXISTS (
-                   SELECT FROM unnest(k.project_ids) AS named (project_id) WHERE NOT EXISTS (
-                       SELECT FROM control_plane.projects p WHERE p.id = named.project_id AND p.organization_id = $5::text)))
+               WHEN $4::text[] IS NOT NULL THEN (role = 'member' AND project_ids && $4::text[]) OR (role = 'org_admin' AND EXISTS (
+                   SELECT FROM control_plane.projects p WHERE p.id = ANY($4::text[]) AND p.organization_id = k.organization_id))
+               WHEN $5::text IS NOT NULL THEN (role <> 'operator' AND organization_id = $5::text) OR (role = 'member' AND EXISTS (
+                   SELECT FROM control_plane.projects p WHERE p.id = ANY(k.project_ids) AND p.organization_id = $5::text))
                ELSE true
            END)))
            AND ($6::uuid IS NULL OR id = $6::uuid)

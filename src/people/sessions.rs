@@ -35,7 +35,8 @@ pub async fn session_user(pool: &PgPool, session: Uuid, now: DateTime<Utc>) -> R
     Ok(sqlx::query_as!(
         User,
         r#"SELECT u.id, name AS "name!", role, permissions, organization_id, disabled, u.created_at, last_login_at,
-                ARRAY(SELECT project_id FROM control_plane.memberships m WHERE m.user_id = u.id ORDER BY 1) AS "project_ids!"
+                ARRAY(SELECT project_id FROM control_plane.memberships m WHERE m.user_id = u.id ORDER BY 1) AS "project_ids!",
+                0::bigint AS "projects_elsewhere!"
          FROM control_plane.sessions s JOIN control_plane.users u ON u.id = s.user_id
          WHERE s.id = $1 AND s.expires_at > $2 AND u.enrolled_at IS NOT NULL AND NOT u.disabled"#,
         session,

@@ -25,8 +25,10 @@ pub struct User {
     pub role: String,
     /// `backup:read`, `backup:write`.
     pub permissions: Vec<String>,
-    /// For members: the projects that are reached.
+    /// For members: the projects that are reached. An organisation's admin is told those of the organisation.
     pub project_ids: Vec<String>,
+    /// How many other projects are reached, which the caller is not told.
+    pub projects_elsewhere: i64,
     pub organization_id: Option<String>,
     /// May not log in, and is logged out.
     pub disabled: bool,
@@ -212,12 +214,16 @@ async fn by_id(connection: &mut PgConnection, id: Uuid) -> Result<User, PeopleEr
     user(connection, &Scope::everything("it was reached or made in this transaction"), id).await
 }
 
-/// One user within reach: an operator's are all, an organisation admin's those of its organisation but for operators.
+/// One user within reach: an operator's are all, an organisation admin's those of its organisation but for operators. Of the user's projects
+/// those within reach are named, and the others counted.
 pub async fn user(executor: impl PgExecutor<'_>, scope: &Scope, id: Uuid) -> Result<User, PeopleError> {
     sqlx::query_as!(
         User,
         r#"SELECT id, name AS "name!", role, permissions, organization_id, disabled, created_at, last_login_at,
-                ARRAY(SELECT project_id FROM control_plane.memberships m WHERE m.user_id = u.id ORDER BY 1) AS "project_ids!"
+                ARRAY(SELECT project_id FROM control_plane.memberships m WHERE m.user_id = u.id AND ($3::text IS NULL OR EXISTS (
+                    SELECT FROM control_plane.projects p WHERE p.id = m.project_id AND p.organization_id = $3)) ORDER BY 1) AS "project_ids!",
+                (SELECT count(*) FROM control_plane.memberships m WHERE m.user_id = u.id AND $3::text IS NOT NULL AND NOT EXISTS (
+                    SELECT FROM control_plane.projects p WHERE p.id = m.project_id AND p.organization_id = $3)) AS "projects_elsewhere!"
          FROM control_plane.users u
          WHERE id = $1 AND enrolled_at IS NOT NULL AND $2::text[] IS NULL
            AND ($3::text IS NULL OR (organization_id = $3 AND role <> 'operator'))"#,
@@ -230,7 +236,7 @@ pub async fn user(executor: impl PgExecutor<'_>, scope: &Scope, id: Uuid) -> Res
     .ok_or_else(|| PeopleError::NotFound { what: "user", id: id.to_string() })
 }
 
-/// Users within reach, newest first.
+/// Users within reach, newest first; else as [`user`].
 pub async fn users(
     pool: &PgPool,
     scope: &Scope,
@@ -240,7 +246,10 @@ pub async fn users(
     Ok(sqlx::query_as!(
         User,
         r#"SELECT id, name AS "name!", role, permissions, organization_id, disabled, created_at, last_login_at,
-                ARRAY(SELECT project_id FROM control_plane.memberships m WHERE m.user_id = u.id ORDER BY 1) AS "project_ids!"
+                ARRAY(SELECT project_id FROM control_plane.memberships m WHERE m.user_id = u.id AND ($2::text IS NULL OR EXISTS (
+                    SELECT FROM control_plane.projects p WHERE p.id = m.project_id AND p.organization_id = $2)) ORDER BY 1) AS "project_ids!",
+                (SELECT count(*) FROM control_plane.memberships m WHERE m.user_id = u.id AND $2::text IS NOT NULL AND NOT EXISTS (
+                    SELECT FROM control_plane.projects p WHERE p.id = m.project_id AND p.organization_id = $2)) AS "projects_elsewhere!"
          FROM control_plane.users u
          WHERE enrolled_at IS NOT NULL AND $1::text[] IS NULL
            AND ($2::text IS NULL OR (organization_id = $2 AND role <> 'operator'))
@@ -285,6 +294,7 @@ pub async fn login_user(pool: &PgPool, name: &str) -> Result<Option<(User, Optio
             role: row.role,
             permissions: row.permissions,
             project_ids: row.project_ids,
+            projects_elsewhere: 0,
             organization_id: row.organization_id,
             disabled: row.disabled,
             created_at: row.created_at,

@@ -42,6 +42,14 @@ pub enum Locks {
     GivenBack,
 }
 
+/// A table, or what is like one: while its number stays the same it is the same, whatever it is called.
+#[derive(Clone, PartialEq, Eq, Debug, sqlx::FromRow)]
+pub struct Relation {
+    pub oid: Oid,
+    pub schema: String,
+    pub name: String,
+}
+
 impl<'a> From<&'a DumpScope> for Selection<'a> {
     fn from(scope: &'a DumpScope) -> Self {
         Self { scope, exclude: &[], locks: Locks::Left, only: None }
@@ -103,14 +111,23 @@ async fn relations(
     selection: Selection<'_>,
     kinds: &[&str],
 ) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let found = identified(connection, selection, kinds).await?;
+    Ok(found.into_iter().map(|relation| (relation.schema, relation.name)).collect())
+}
+
+async fn identified(
+    connection: &mut PgConnection,
+    selection: Selection<'_>,
+    kinds: &[&str],
+) -> Result<Vec<Relation>, sqlx::Error> {
     let namespaces = namespaces(connection, selection).await?;
     sqlx::query_as(
-        "SELECT n.nspname::text, c.relname::text \
+        "SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relnamespace = ANY ($1) AND c.relkind::text = ANY ($2) AND ($3::pg_catalog.oid[] IS NULL OR c.oid = ANY ($3)) \
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
                            AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e') \
-         ORDER BY 1, 2",
+         ORDER BY 2, 3",
     )
     .bind(namespaces)
     .bind(kinds)
@@ -246,55 +263,28 @@ pub async fn table_count<'a>(
     Ok(relations(connection, selection.into(), &["r", "p"]).await?.len() as u64)
 }
 
-/// Keeps every table as it is until the end of the transaction, with the lock that `pg_dump` takes too: a table that is
-/// rewritten later would look empty to an older snapshot. Waits as long as the connection's `lock_timeout` says. Gives the tables.
-pub async fn lock_tables<'a>(
+/// Every ordinary and partitioned table, as the connection's snapshot sees them, in order of their names.
+pub async fn tables<'a>(
     connection: &mut PgConnection,
     selection: impl Into<Selection<'a>>,
-) -> Result<Vec<(String, String)>, sqlx::Error> {
-    let tables = relations(connection, selection.into(), &["r", "p"]).await?;
-    lock(connection, &tables).await?;
-    Ok(tables)
+) -> Result<Vec<Relation>, sqlx::Error> {
+    identified(connection, selection.into(), &["r", "p"]).await
 }
 
-/// The same for tables that are known. It takes no snapshot: that of a transaction which begins with it is newer than the locks (PostgreSQL
-/// manual, LOCK, Description). [`sqlx::Error::Database`] where one of them is gone.
-pub async fn lock(connection: &mut PgConnection, tables: &[(String, String)]) -> Result<(), sqlx::Error> {
+/// Keeps what has these names as it is until the end of the transaction, with the lock that `pg_dump` takes too. Waits as long as the
+/// connection's `lock_timeout` says. It takes no snapshot: that of a transaction which begins with it is newer than the locks (PostgreSQL
+/// manual, LOCK, Description).
+///
+/// # Errors
+/// [`sqlx::Error::Database`] where one of them is gone.
+pub async fn lock(connection: &mut PgConnection, tables: &[Relation]) -> Result<(), sqlx::Error> {
     for batch in tables.chunks(BATCH) {
         let names: Vec<String> =
-            batch.iter().map(|(schema, name)| format!("ONLY {}", qualified(schema, name))).collect();
+            batch.iter().map(|table| format!("ONLY {}", qualified(&table.schema, &table.name))).collect();
         let statement = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await?;
     }
     Ok(())
-}
-
-/// A table that is not, any more, the one of the connection's snapshot: its rows are written anew, or it is another of that name. To be asked
-/// when [`lock_tables`] has its locks, in its transaction: a rewrite that was committed while we waited leaves the table empty in our
-/// snapshot (PostgreSQL manual, 13.6, Caveats), and the name of a table leads to today's.
-pub async fn replaced_table<'a>(
-    connection: &mut PgConnection,
-    selection: impl Into<Selection<'a>>,
-) -> Result<Option<(String, String)>, sqlx::Error> {
-    let selection = selection.into();
-    let namespaces = namespaces(connection, selection).await?;
-    // The rows of `pg_class` are the snapshot's. Both functions read the newest catalog (`SearchSysCache` and `RangeVarGetRelid`), and give
-    // NULL for what was dropped. Materialised: of an extension's tables, whose schema may be closed to this role, no name is looked up.
-    sqlx::query_as(
-        "WITH locked AS MATERIALIZED (SELECT c.oid, n.nspname, c.relname, c.relfilenode \
-            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-            WHERE c.relnamespace = ANY ($1) AND c.relkind IN ('r', 'p') AND ($2::pg_catalog.oid[] IS NULL OR c.oid = ANY ($2)) \
-              AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
-                              AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e')) \
-         SELECT nspname::text, relname::text FROM locked \
-         WHERE relfilenode <> 0 AND relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(oid) \
-            OR pg_catalog.to_regclass(pg_catalog.format('%I.%I', nspname, relname))::pg_catalog.oid IS DISTINCT FROM oid \
-         ORDER BY 1, 2 LIMIT 1",
-    )
-    .bind(namespaces)
-    .bind(selection.only)
-    .fetch_optional(connection)
-    .await
 }
 
 /// A view that takes a sequence's place between a look and a read would run the tenant's code as our role. Servers of August 2024 and later

@@ -280,6 +280,30 @@ fn definitions(
     differences.extend(extra.map(|key| unexpected(name(key))));
 }
 
+/// What is there and was not recorded, or not so. What is missing is not told: for parts of a backup, which lack much.
+pub(super) fn additions(expected: &[Defined], found: &[Defined]) -> Vec<Difference> {
+    let recorded: BTreeMap<(&str, &str), &Defined> =
+        expected.iter().map(|object| ((object.kind.as_str(), object.name.as_str()), object)).collect();
+    let mut additions = Vec::new();
+    // What belongs to the database is no part of a backup's part.
+    for now in found.iter().filter(|object| !matches!(object.kind.as_str(), "setting" | "publication")) {
+        let object = format!("{} {}", now.kind, now.name);
+        let Some(then) = recorded.get(&(now.kind.as_str(), now.name.as_str())) else {
+            additions.push(unexpected(object));
+            continue;
+        };
+        for (what, text) in now.facts.iter().filter(|(what, text)| then.facts.get(*what) != Some(*text)) {
+            // FORCE comes with the table itself, and ENABLE does not.
+            if text == "forced, not enabled" && then.facts.get(what).is_some_and(|text| text == "forced") {
+                continue;
+            }
+            let (expected, found) = (then.facts.get(what).cloned(), Some(text.clone()));
+            additions.push(Difference { object: object.clone(), what: what.clone(), expected, found });
+        }
+    }
+    additions
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,6 +413,34 @@ mod tests {
         assert_eq!(differ(&all, &all[..2], SAME, Surroundings::Compared).len(), 2);
         assert_eq!(differ(&all[..2], &all[..1], SAME, Surroundings::Compared), ["column t.a.id is not there"]);
         assert_eq!(differ(&[], &all[..2], SAME, Surroundings::Compared), ["table t.a was not in the backup"]);
+    }
+
+    #[test]
+    fn of_a_part_is_told_what_is_new_or_other_and_not_what_is_missing() {
+        let then = [
+            object("table", "t.a", &[("row level security", "enabled")]),
+            object("column", "t.a.id", &[("default", "1"), ("type", "integer")]),
+            object("policy", "own on t.a", &[("using", "false")]),
+            object("table", "t.b", &[]),
+            object("table", "t.c", &[("row level security", "forced")]),
+        ];
+        let now = [
+            object("table", "t.a", &[]),
+            object("column", "t.a.id", &[("default", "2"), ("type", "integer")]),
+            object("policy", "own on t.a", &[("using", "true")]),
+            object("trigger", "x on t.a", &[]),
+            object("publication", "everything", &[]),
+            object("table", "t.c", &[("row level security", "forced, not enabled")]),
+        ];
+        assert_eq!(
+            told(&additions(&then, &now)),
+            [
+                "column t.a.id: default is 2 instead of 1",
+                "policy own on t.a: using is true instead of false",
+                "trigger x on t.a was not in the backup",
+            ]
+        );
+        assert_eq!(additions(&now, &now), []);
     }
 
     #[test]

@@ -76,7 +76,8 @@ pub async fn take(connection: &mut PgConnection, request: Request<'_>) -> Result
     let encoding: String =
         sqlx::query_scalar("SELECT pg_catalog.current_setting('server_encoding')").fetch_one(&mut *connection).await?;
     let disk_bytes = inspect::disk_size(connection, request.whole).await?;
-    let definition = if request.level == ProofLevel::Off || request.is_partial {
+    // At every level: by them a restore tells what a dump's own code has changed of what belongs to others.
+    let definition = if request.is_partial {
         Vec::new()
     } else {
         // Of more than memory should be given to nothing is recorded, and the missing digest tells.
@@ -223,6 +224,24 @@ pub async fn differences(
         definition,
     };
     Ok(compare::compare(content, &found, surroundings))
+}
+
+/// What of the definitions in `scope` was not recorded, or not so, where only a part of a backup has been brought; what is missing is not told. Nothing
+/// without a record. Changes nothing but the connection's settings.
+///
+/// # Errors
+/// The database cannot be read, or has more definitions than are compared.
+pub async fn additions(
+    connection: &mut PgConnection,
+    scope: &DumpScope,
+    content: &DatabaseContent,
+) -> Result<Vec<Difference>, sqlx::Error> {
+    let known = content.proof.as_ref().filter(|proof| proof.is_known() && !proof.definition.is_empty());
+    let Some(proof) = known else { return Ok(Vec::new()) };
+    sqlx::raw_sql(SETTINGS).execute(&mut *connection).await?;
+    let found = definition::read(connection, Selection::from(scope), &content.requirements).await?;
+    let found = found.ok_or_else(|| sqlx::Error::Decode(TOO_MANY.into()))?;
+    Ok(compare::additions(&proof.definition, &found))
 }
 
 /// What [`differences`] has found, in words; that the database could not be read is one of them.

@@ -27,15 +27,31 @@ pub(super) fn refuse_code(
     applied: &Applied,
 ) -> Result<(), RestoreError> {
     refuse(&applied.altered)?;
-    let known = content.proof.as_ref().filter(|proof| proof.is_known());
-    // Whose the code outside of the schema is was not recorded.
-    let may_be_strangers = content.requirements.objects.iter().any(|o| ROUTINES.contains(&&*o.kind));
-    let is_compared = known.is_some_and(|proof| !proof.definition.is_empty())
-        && content.server_version / 10_000 == server_version / 10_000;
-    if is_compared && !may_be_strangers { Ok(()) } else { refuse(&applied.bodies) }
+    if bodies_pass(content, server_version) { Ok(()) } else { refuse(&applied.bodies) }
 }
 
-fn refuse(altered: &[String]) -> Result<(), RestoreError> {
+/// Whether SQL bodies that do not read as recorded are left to [`refuse_definitions`].
+pub(super) fn bodies_pass(content: &DatabaseContent, server_version: u32) -> bool {
+    // Whose the code outside of the schema is was not recorded.
+    let may_be_strangers = content.requirements.objects.iter().any(|o| ROUTINES.contains(&&*o.kind));
+    is_compared(content, server_version) && !may_be_strangers
+}
+
+/// Whether there is a record of definitions, in the words of this server.
+pub(super) fn is_compared(content: &DatabaseContent, server_version: u32) -> bool {
+    let known = content.proof.as_ref().filter(|proof| proof.is_known());
+    known.is_some_and(|proof| !proof.definition.is_empty())
+        && content.server_version / 10_000 == server_version / 10_000
+}
+
+/// What of the differences is code, or guards rows.
+pub(super) fn of_code(mut differences: Vec<Difference>) -> Vec<Difference> {
+    differences.retain(|difference| code_of(difference).is_some());
+    differences
+}
+
+/// Refuses what is named, if anything is.
+pub(super) fn refuse(altered: &[String]) -> Result<(), RestoreError> {
     if altered.is_empty() {
         return Ok(());
     }
@@ -153,7 +169,7 @@ enum CodeOf<'a> {
 /// `None`: no code.
 fn code_of(difference: &Difference) -> Option<CodeOf<'_>> {
     // The longer word first.
-    const KINDS: [&str; 18] = [
+    const KINDS: [&str; 20] = [
         "materialized view ",
         "view ",
         "foreign table ",
@@ -169,10 +185,14 @@ fn code_of(difference: &Difference) -> Option<CodeOf<'_>> {
         "operator ",
         "cast ",
         "domain ",
+        "range ",
+        "attribute ",
         "statistics ",
         "function ",
         "procedure ",
     ];
+    /// What makes a table part of another.
+    const PARENTS: [&str; 2] = ["inherits from", "partition bound"];
     // What is not told one by one may be code.
     if [FURTHER, TOO_MANY].contains(&difference.what.as_str()) {
         return Some(CodeOf::Anything);
@@ -181,22 +201,32 @@ fn code_of(difference: &Difference) -> Option<CodeOf<'_>> {
     let what = difference.what.as_str();
     let is_new = what == "existence" && difference.found.is_some();
     let is_code = match kind {
-        "view" | "materialized view" => ["definition", "options"].contains(&what),
-        "table" | "foreign table" => ["row level security", "inherits from", "partition bound"].contains(&what),
+        "view" | "materialized view" => is_new || ["definition", "options"].contains(&what),
+        // Whoever writes to a table writes to what inherits from it as well, and fires that one's triggers.
+        "table" | "foreign table" => {
+            is_new
+                || PARENTS.contains(&what)
+                || ["row level security", "partition key", "foreign options"].contains(&what)
+        }
         "column" => is_new || ["default", "generated", "type"].contains(&what),
         "constraint" | "index" => is_new || what == "definition",
         // That there is one is for `ownership` to say.
         "function" | "procedure" => what == "definition",
-        "aggregate" | "operator class" | "operator" | "cast" | "domain" | "statistics" => {
+        "aggregate" | "operator class" | "operator" | "cast" | "domain" | "range" | "attribute" | "statistics" => {
             is_new || !["comment", "existence", "statistics target"].contains(&what)
         }
         _ => what != "comment",
     };
     is_code.then(|| match kind {
+        // It hangs on another, or may: whose that is the difference does not tell.
+        "view" | "materialized view" | "table" | "foreign table" if is_new || PARENTS.contains(&what) => {
+            CodeOf::Unnamed
+        }
         "view" | "materialized view" | "table" | "foreign table" => CodeOf::Relation(name),
         "function" | "procedure" => CodeOf::Routine(without_arguments(name)),
         "column" => name.rsplit_once('.').map_or(CodeOf::Unnamed, |(relation, _)| CodeOf::Relation(relation)),
-        "index" | "aggregate" | "operator class" | "operator" | "cast" | "domain" | "statistics" => CodeOf::Unnamed,
+        "index" | "aggregate" | "operator class" | "operator" | "cast" | "domain" | "range" | "attribute"
+        | "statistics" => CodeOf::Unnamed,
         _ => name.rsplit_once(" on ").map_or(CodeOf::Unnamed, |(_, relation)| CodeOf::Relation(relation)),
     })
 }
@@ -232,6 +262,19 @@ mod tests {
             ("column t.a.more", "existence", Some("there"), true),
             ("column t.own.more", "existence", Some("there"), false),
             ("table t.a", "inherits from", Some("t.own"), true),
+            ("table t.own", "inherits from", Some("t.a"), true),
+            ("table t.own", "partition bound", Some("DEFAULT"), true),
+            ("table t.a", "partition key", Some("LIST (t.mine(id))"), true),
+            ("table t.own", "partition key", Some("LIST (t.mine(id))"), false),
+            ("table t.kid", "existence", Some("there"), true),
+            ("foreign table t.kid", "existence", Some("there"), true),
+            ("view t.kid", "existence", Some("there"), true),
+            ("table t.own", "existence", None, false),
+            ("table t.own", "comment", Some("x"), false),
+            ("range t.r", "canonical", Some("t.mine"), true),
+            ("range t.r", "comment", Some("x"), false),
+            ("attribute t.pair.a", "type", Some("t.checked"), true),
+            ("attribute t.pair.a", "comment", Some("x"), false),
             ("view t.v", "options", None, true),
             ("aggregate t.sum(integer)", "transition function", Some("t.f"), true),
             ("domain t.d", "comment", Some("x"), false),

@@ -49,7 +49,8 @@ pub struct Finished {
     pub schema_oid: Option<u32>,
     /// Where what is there differs from what was recorded when the backup was made. Empty: verified.
     pub differences: Vec<String>,
-    /// Who outside the schema has come to refer to the replaced one since [`Session::prepare`], and will go on doing so.
+    /// Who outside the schema has come to refer to the replaced one since [`Session::prepare`], and will go on doing so; who may connect to the
+    /// database of the URL and not to a new one.
     pub warnings: Vec<String>,
 }
 
@@ -212,6 +213,7 @@ impl Session {
         given_away::refuse(&mut self.c, role_oid, Inside::Schema(new_oid)).await?;
         let narrowed =
             beside.as_ref().and_then(|beside| beside.tables.as_deref()).map(|only| tables::narrow(content, only));
+        let whole = content;
         let content = narrowed.as_ref().unwrap_or(content);
         let scope = DumpScope::Schema { schema: name.clone() };
         if !is_swap {
@@ -232,7 +234,8 @@ impl Session {
             tx.commit().await?;
             let (owners, recorded_on) = (&content.ownership, content.server_version);
             let waits = Some((new_name.as_str(), plan.role.as_str()));
-            ownership::apply_in_parts(&mut self.c, &scope, owners, recorded_on, waits).await?;
+            let bodies_pass = altered::bodies_pass(content, self.server_version);
+            ownership::apply_in_parts(&mut self.c, &scope, owners, recorded_on, bodies_pass, waits).await?;
         }
         stage::reached(Stage::Waiting).await;
 
@@ -268,14 +271,28 @@ impl Session {
         // In a savepoint: what cannot be counted is a difference, and spoils nothing.
         let mut counting = tx.begin().await?;
         let found = proof::differences(&mut counting, &scope, content, Surroundings::Compared).await;
+        // Of single tables the record tells much that shall not be there.
+        let added = match &narrowed {
+            Some(_) => Some(proof::additions(&mut counting, &scope, whole).await),
+            None => None,
+        };
         counting.rollback().await?;
         altered::refuse_definitions(&mut tx, content, self.server_version, &found).await?;
         let mut differences = proof::in_words(found);
-        let applied = ownership::apply(&mut tx, &scope, &content.ownership, content.server_version).await?;
-        altered::refuse_code(content, self.server_version, &applied)?;
-        // Of single tables the record tells much that shall not be there.
-        if narrowed.is_none() {
-            differences.extend(altered::told(content, self.server_version, applied));
+        let (recorded_on, version) = (content.server_version, self.server_version);
+        match added {
+            Some(added) => {
+                differences.extend(tables::refuse_additions(&mut tx, whole, version, new_oid, added).await?);
+                let owners = tables::owners_of_what_is_there(&mut tx, &scope, &content.ownership).await?;
+                let applied = ownership::apply(&mut tx, &scope, &owners, recorded_on).await?;
+                altered::refuse_code(content, version, &applied)?;
+                differences.extend(applied.differences);
+            }
+            None => {
+                let applied = ownership::apply(&mut tx, &scope, &content.ownership, recorded_on).await?;
+                altered::refuse_code(content, version, &applied)?;
+                differences.extend(altered::told(content, version, applied));
+            }
         }
         give_away_the_rest(&mut tx, plan, new_oid).await?;
         if let Some(beside) = beside {

@@ -173,7 +173,9 @@ pub(super) async fn finish(
     altered::refuse_definitions(&mut target, content, session.server_version, &found).await?;
     let mut differences = proof::in_words(found);
     if session.way != Way::OneTransaction {
-        ownership::apply_in_parts(&mut target, owned, &content.ownership, content.server_version, None).await?;
+        let (owners, recorded_on) = (&content.ownership, content.server_version);
+        let bodies_pass = altered::bodies_pass(content, session.server_version);
+        ownership::apply_in_parts(&mut target, owned, owners, recorded_on, bodies_pass, None).await?;
     }
     let mut tx = target.begin().await?;
     let applied = ownership::apply(&mut tx, owned, &content.ownership, content.server_version).await?;
@@ -192,10 +194,39 @@ pub(super) async fn finish(
         rename(&mut tx, schema, becomes).await?;
     }
     execute(&mut tx, format!("DROP ROLE {}", ident(&role))).await?;
+    let live: String = sqlx::query_scalar("SELECT current_database()::text").fetch_one(&mut session.c).await?;
+    let warnings = kept_out(&mut tx, &live, database, &content.requirements.roles).await?.into_iter().collect();
     stage::reached(Stage::Swapping).await;
     tx.commit().await?;
     _ = target.close().await;
-    Ok(Finished { schema_oid: None, differences, warnings: Vec::new() })
+    Ok(Finished { schema_oid: None, differences, warnings })
+}
+
+/// Who was let into the live database by name, has something to do with what was restored, and has no way into the new one, in words with the
+/// remedy: rights to a database are in no dump, and a new one gives them to nobody by name. `concerned`: the roles that the backup names; whoever
+/// else may connect may be another tenant's.
+async fn kept_out(
+    c: &mut PgConnection,
+    live: &str,
+    database: &str,
+    concerned: &[String],
+) -> Result<Option<String>, RestoreError> {
+    let roles: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT r.rolname::text FROM pg_catalog.pg_database d CROSS JOIN LATERAL aclexplode(d.datacl) a \
+         JOIN pg_catalog.pg_roles r ON r.oid = a.grantee \
+         WHERE d.datname = $1 AND a.privilege_type = 'CONNECT' AND a.grantee <> d.datdba \
+         AND NOT has_database_privilege(r.oid, $2::text, 'CONNECT') \
+         AND EXISTS (SELECT FROM pg_catalog.pg_roles n WHERE n.rolname::text = ANY ($3) AND pg_has_role(r.oid, n.oid, 'MEMBER')) ORDER BY 1",
+    )
+    .bind(live)
+    .bind(database)
+    .bind(concerned)
+    .fetch_all(c)
+    .await?;
+    let named: Vec<String> = roles.iter().map(|role| ident(role)).collect();
+    let grant = format!("GRANT CONNECT ON DATABASE {} TO {}", ident(database), named.join(", "));
+    let told = format!("{} may connect to the present database and not to the new one: {grant}", named.join(", "));
+    Ok(Some(told).filter(|_| !roles.is_empty()))
 }
 
 /// What everybody may do with the database that we are connected to, which its platform may have closed: with one made beside it no more.

@@ -58,7 +58,8 @@ impl Session {
         let differences = found?;
         if self.way != Way::OneTransaction {
             let (owners, recorded_on) = (&content.ownership, content.server_version);
-            ownership::apply_in_parts(&mut target, &scope, owners, recorded_on, None).await?;
+            let bodies_pass = altered::bodies_pass(content, self.server_version);
+            ownership::apply_in_parts(&mut target, &scope, owners, recorded_on, bodies_pass, None).await?;
         }
         let mut tx = target.begin().await?;
         let applied = ownership::apply(&mut tx, &scope, &content.ownership, content.server_version).await?;

@@ -36,12 +36,11 @@ fn classify_state(state: &str) -> (bool, &'static str) {
     match state {
         "28000" | "28P01" | "42501" => (false, "source.denied"),
         "3D000" => (false, "source.no_database"),
-        "3F000" => (false, "source.no_schema"),
         "55P03" | "40P01" => (true, "source.locked"),
         // Terminated by an administrator, crashed, starting up or shutting down; too many connections; no such connection.
         "57P01" | "57P02" | "57P03" | "57P05" | "53300" => (true, "source.unreachable"),
-        // Cancelled by a person; a conflict with recovery on a standby; a table dropped between the look and the lock.
-        "57014" | "40001" | "42P01" => (true, "source.interrupted"),
+        // Cancelled by a person; a conflict with recovery on a standby; a table, or a schema of a whole database, dropped between two looks.
+        "57014" | "40001" | "42P01" | "3F000" => (true, "source.interrupted"),
         // Damaged data or index.
         "XX001" | "XX002" => (false, "source.damaged"),
         _ if state.starts_with("08") => (true, "source.unreachable"),

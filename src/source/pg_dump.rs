@@ -1,6 +1,6 @@
 //! A schema or a whole database, by `pg_dump`, in one snapshot with its proof.
 //!
-//! Our own connection opens the snapshot, locks the tables, exports the snapshot to `pg_dump`, and counts in it while
+//! Our own connection locks the tables, opens the snapshot, exports the snapshot to `pg_dump`, and counts in it while
 //! `pg_dump` writes. Only when `pg_dump` has ended well, the counts are there and those of the dump's own lines, and the schema's
 //! name still means the same schema, is the dump good.
 
@@ -41,16 +41,16 @@ use crate::{
 /// Longest time to reach the server and be let in. A server that does not answer at all would hold a worker for ever.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Snapshots that are taken until the tables stay as they are: the second one has the locks before it.
-const MOST_SNAPSHOTS: u32 = 5;
+/// Snapshots that are taken until the tables stay as they are. The first one tells which to lock; where nobody makes or drops any, the second is it.
+const MOST_SNAPSHOTS: u32 = 20;
 
 /// The oldest server that is supported: from version 14 there is `pg_read_all_data`, which the dump role needs.
 const OLDEST_SERVER: u32 = 140_000;
 
-/// Whether a name leads nowhere: `undefined_table`, `invalid_schema_name`.
+/// Whether a name leads nowhere, or to what is no table any more: `undefined_table`, `invalid_schema_name`, `wrong_object_type`.
 fn is_about_what_is_gone(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| matches!(&*code, "42P01" | "3F000"))
+    code.is_some_and(|code| matches!(&*code, "42P01" | "3F000" | "42809"))
 }
 
 /// What every complete plain dump ends with. Source: `RestoreArchive` in PostgreSQL's `pg_backup_archiver.c`.
@@ -191,6 +191,49 @@ impl PgDump {
         Self::selection(&self.options, run.chosen.as_deref().map(|chosen| chosen.sequences.as_slice()))
     }
 
+    /// Begins the transaction that everything is read in. Every table that its snapshot shows was locked before the snapshot was taken: what a
+    /// migration did while we waited is wholly in it, or has not begun. In an older snapshot a table that was rewritten since is empty (PostgreSQL
+    /// manual, 13.6, Caveats), and `COPY` looks for today's columns in the rows of then. Gives the schema and what was chosen.
+    async fn look(
+        &self,
+        connection: &mut PgConnection,
+        info: &ConnectInfo,
+    ) -> Result<(Option<u32>, Option<Arc<Chosen>>), SourceError> {
+        let sql = |error: sqlx::Error| from_sql(info, error);
+        let mut locked = Vec::new();
+        for _ in 0..MOST_SNAPSHOTS {
+            let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+            sqlx::raw_sql(begin).execute(&mut *connection).await.map_err(sql)?;
+            match inspect::lock(connection, &locked).await {
+                Ok(()) => {
+                    let schema = match &self.options.scope {
+                        DumpScope::Database { .. } => None,
+                        DumpScope::Schema { schema } => {
+                            let found = inspect::schema_oid(connection, schema).await.map_err(sql)?;
+                            Some(found.ok_or_else(|| no_schema(schema, info))?)
+                        }
+                    };
+                    let chosen = self.choose(connection, info).await?;
+                    let defined = chosen.as_ref().map(|chosen| chosen.defined.as_slice());
+                    let shown = inspect::tables(connection, Self::selection(&self.options, defined)).await;
+                    let shown = shown.map_err(sql)?;
+                    if shown == locked {
+                        return Ok((schema, chosen));
+                    }
+                    locked = shown;
+                }
+                Err(error) if is_about_what_is_gone(&error) => locked.clear(),
+                Err(error) => return Err(sql(error)),
+            }
+            sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await.map_err(sql)?;
+        }
+        Err(SourceError {
+            message: format!("tables of {info} were made, replaced or dropped whenever the dump took its snapshot"),
+            may_pass: true,
+            code: "source.changed",
+        })
+    }
+
     async fn begin(&mut self) -> Result<(Run, File), SourceError> {
         let options = &self.options;
         let mut info = options.connect.clone();
@@ -221,49 +264,7 @@ impl PgDump {
         let settings =
             format!("{}; SET lock_timeout = {lock_wait}; SET max_parallel_workers_per_gather = 0", proof::SETTINGS);
         sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut connection).await.map_err(sql)?;
-        let (mut snapshots, mut known) = (1, Vec::new());
-        let (schema, chosen) = loop {
-            sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                .execute(&mut connection)
-                .await
-                .map_err(sql)?;
-            match inspect::lock(&mut connection, &known).await {
-                Ok(()) => {}
-                Err(error) if is_about_what_is_gone(&error) => {
-                    known.clear();
-                    sqlx::raw_sql("ROLLBACK").execute(&mut connection).await.map_err(sql)?;
-                    continue;
-                }
-                Err(error) => return Err(sql(error)),
-            }
-            let schema = match &options.scope {
-                DumpScope::Database { .. } => None,
-                DumpScope::Schema { schema } => {
-                    match inspect::schema_oid(&mut connection, schema).await.map_err(sql)? {
-                        Some(oid) => Some(oid),
-                        None => return Err(no_schema(schema, &info)),
-                    }
-                }
-            };
-            let chosen = self.choose(&mut connection, &info).await?;
-            let defined = chosen.as_ref().map(|chosen| chosen.defined.as_slice());
-            let locked = inspect::lock_tables(&mut connection, Self::selection(options, defined)).await.map_err(sql)?;
-            let replaced = inspect::replaced_table(&mut connection, Self::selection(options, defined)).await;
-            match replaced.map_err(sql)? {
-                None => break (schema, chosen),
-                Some((schema, table)) if snapshots == MOST_SNAPSHOTS => {
-                    let table = qualified(&schema, &table);
-                    return Err(SourceError {
-                        message: format!("table {table} was rewritten or replaced while the dump waited"),
-                        may_pass: true,
-                        code: "source.changed",
-                    });
-                }
-                // Another snapshot, which is taken when the locks are there.
-                Some(_) => (snapshots, known) = (snapshots + 1, locked),
-            }
-            sqlx::raw_sql("ROLLBACK").execute(&mut connection).await.map_err(sql)?;
-        };
+        let (schema, chosen) = self.look(&mut connection, &info).await?;
         let (snapshot, encoding): (String, String) =
             sqlx::query_as("SELECT pg_catalog.pg_export_snapshot(), pg_catalog.current_setting('server_encoding')")
                 .fetch_one(&mut connection)

@@ -51,6 +51,8 @@ const RESEND_FOR: Duration = Duration::from_secs(5 * 60);
 /// The longest read that is taken up again where it broke.
 const READ_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_RESENDS: usize = 6;
+/// The age at which what is written down of a living upload is written anew, well within what the sweep is patient for.
+const REWRITE_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Keys of the ledger's facts.
 const UPLOADS: &str = "upload/";
 const PROBES: &str = "probe/";
@@ -81,6 +83,7 @@ struct Bucket {
     part_size: usize,
     parts_in_flight: usize,
     timeout: Duration,
+    rewrite_after: Duration,
     ledger: Arc<dyn Ledger>,
     /// Looks, lists, deletes, begins: requests without a body, sent again for as long as the timeout allows.
     quick: AmazonS3,
@@ -165,6 +168,7 @@ impl S3Storage {
             part_size: usize::try_from(config.part_size.0).unwrap_or(usize::MAX),
             parts_in_flight: config.parts_in_flight,
             timeout,
+            rewrite_after: REWRITE_AFTER,
             ledger,
             quick: client(transport.with_stall(timeout / 2), MOST_RESENDS, timeout / 2)?,
             parts: client(transport.with_stall(timeout / 2), MOST_RESENDS, RESEND_FOR)?,
@@ -176,6 +180,16 @@ impl S3Storage {
             was_seen: AtomicBool::new(false),
         };
         Ok(Self { bucket: Arc::new(bucket) })
+    }
+
+    /// The same, but what is written down of a living upload is written anew at this age, not once an hour. Only before it is shared: one that is
+    /// stays as it was.
+    #[must_use]
+    pub fn with_rewrite_after(mut self, age: Duration) -> Self {
+        if let Some(bucket) = Arc::get_mut(&mut self.bucket) {
+            bucket.rewrite_after = age;
+        }
+        self
     }
 }
 

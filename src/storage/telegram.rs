@@ -31,7 +31,7 @@ use self::{
     client::BotApi,
     documents::{Spot, blocking},
     index::{Entry, Index, PartList, Place},
-    memory::{Leftover, Memory, OtherChat},
+    memory::{IndexAt, Leftover, Memory, OtherChat},
     pacing::Pacer,
     pinned::{Change, Loaded, Pinned},
     upload::TelegramUpload,
@@ -92,8 +92,15 @@ impl TelegramStorage {
 
     /// Whether objects in that chat are in this one's index: it is this one, or a group that has become it.
     async fn is_about(&self, chat_id: i64) -> Result<bool, Error> {
-        if self.others.config.chat_id == ChatId::Number(chat_id) || self.chat.id().await? == chat_id {
+        if self.others.config.chat_id == ChatId::Number(chat_id) {
             return Ok(true);
+        }
+        match self.chat.id().await {
+            Ok(id) if id == chat_id => return Ok(true),
+            // It may be this one.
+            Err(error) if error.kind.may_pass() => return Err(error),
+            // That the configured chat cannot be had is told by whoever asks for it, and says nothing of another.
+            Ok(_) | Err(_) => {}
         }
         let is_known = self.others.open.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&chat_id);
         if is_known {
@@ -122,6 +129,22 @@ impl TelegramStorage {
         }
         // Of two that open one at the same moment, both use the first.
         Ok(open.lock().unwrap_or_else(PoisonError::into_inner).entry(chat_id).or_insert(opened).clone())
+    }
+
+    /// The storage whose index lists what is live in that chat: this one, or another chat's, such as the one that was configured before.
+    async fn of_chat(&self, chat_id: i64) -> Result<Self, Error> {
+        if self.is_about(chat_id).await? {
+            return Ok(self.clone());
+        }
+        let other = self.other(chat_id).await?;
+        // While it was the configured one, its newest index was remembered here. Without that, a chat whose pin was taken away looks empty.
+        let (key, there) = (pinned::ledger_key(chat_id), &other.chat.memory);
+        if there.get::<IndexAt>(&key).await?.is_none()
+            && let Some(index) = self.chat.memory.get::<IndexAt>(&key).await?
+        {
+            there.put(&key, &index).await?;
+        }
+        Ok(other)
     }
 
     /// The locator of an indexed object; where its parts are listed in a document, that is read.

@@ -203,3 +203,21 @@ async fn project(connection: &mut PgConnection, id: Option<&str>) -> Result<Opti
     };
     Ok(Some(AboutProject { id: id.to_owned(), name }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        notice::AboutRestore,
+        proof_record::{ROWS_NOT_COUNTED, is_not_compared},
+    };
+
+    #[test]
+    fn that_rows_were_not_counted_is_told_as_it_is_where_endpoints_are_hidden() {
+        let differences = vec![ROWS_NOT_COUNTED.to_owned()];
+        let restore = AboutRestore { differences, ..AboutRestore::default() };
+        let mut notice = Notice { restore: Some(restore), ..Notice::default() };
+        hide_endpoints(&mut notice);
+        assert!(is_not_compared(&notice.restore.unwrap().differences));
+    }
+}

@@ -75,12 +75,14 @@ async fn how_much_is_proved_is_set_for_a_project_or_a_request_and_shown_with_wha
         "the configuration's"
     );
 
-    // Where nothing was recorded nothing is called proved, nor different.
+    // Where no rows were counted nothing is called proved, nor different.
     let off = holdfast.run(&["backup", "acme", "--wait", "--json", "--proof", "off"]).expect(0).json();
     let id = off["id"].as_str().unwrap();
+    let verified = holdfast.run(&["verify", id, "--depth", "restore", "--json"]).expect(0).json();
+    assert_eq!((&verified["good"], &verified["verified_depth"]), (&true.into(), &"read".into()), "{verified}");
     for command in [&["verify", id, "--depth", "restore"][..], &["restore", id, "--confirm", "--wait"]] {
         let said = holdfast.run(command).expect(0);
-        assert!(said.stderr.contains("nothing was recorded to compare"), "{said:?}");
+        assert!(said.stderr.contains("no rows were counted to compare"), "{said:?}");
     }
     assert!(!holdfast.run(&["show", id]).expect(0).stdout.contains("as proved"));
 }

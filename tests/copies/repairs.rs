@@ -1,6 +1,6 @@
 //! Copies made from copies: when a storage is back, twice, from a bad source, of a backup that goes away.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use holdfast::{
@@ -12,7 +12,7 @@ use sqlx::Executor;
 
 use super::{
     faulty_storage::Fault,
-    scene::{QUICK, Scene, key, rows, until},
+    scene::{Place, QUICK, Scene, key, rows, until},
 };
 
 #[tokio::test]
@@ -92,6 +92,26 @@ async fn a_repair_that_runs_twice_ends_the_same_and_stores_once() {
     repair_copies::enqueue_due(&scene.test.app).await.unwrap();
     assert_eq!(scene.repair().await.status, "completed");
     assert_eq!(scene.place("b").created(), uploads + 1, "the manifest alone");
+    assert!(scene.place("b").holds(&key(&backup)));
+}
+
+#[tokio::test]
+async fn a_copy_that_takes_too_long_is_given_up_cleared_away_and_made_later() {
+    let places = QUICK.map(|(name, pace)| Place::new(name, pace)).into();
+    let mut scene = Scene::with(places, |config| config.backup.copy_timeout_seconds = 1).await;
+    scene.set("b", Fault::Down);
+    let backup = scene.backup().await;
+    scene.set("b", Fault::HoldPuts);
+    let job = scene.repair().await;
+    assert_eq!(job.status, "failed", "{:?}", job.error_message);
+    let told = scene.copy(&backup, "b").await.message.unwrap();
+    assert!(told.contains(&format!("0 of {} bytes were stored within 1 s", backup.size)), "{told}");
+    assert_eq!((scene.place("b").memory.uploads_open(), scene.place("b").memory.keys().len()), (0, 0));
+    scene.set("b", Fault::None);
+    Arc::make_mut(&mut scene.test.app.config).backup.copy_timeout_seconds = 60;
+    repair_copies::enqueue_due(&scene.test.app).await.unwrap();
+    let job = scene.repair().await;
+    assert_eq!(job.status, "completed", "{:?}", job.error_message);
     assert!(scene.place("b").holds(&key(&backup)));
 }
 

@@ -1,12 +1,20 @@
 //! A tenant's function that runs while rows are loaded finds everything in the hands of the restore's role: also what the platform owns.
 
-use holdfast::jobs::queue::Job;
+use holdfast::{
+    artifact::Format,
+    jobs::{
+        queue::Job,
+        request::{self, Export, RestoreRequest},
+    },
+    proof_record::ProofLevel,
+};
 use sqlx::AssertSqlSafe;
 
 use crate::{
+    proof::trials::rewrite,
     support::{
         self,
-        app::{TestApp, export},
+        app::{TestApp, caller, export},
     },
     swap::leftovers,
 };
@@ -30,6 +38,7 @@ fn mixed(platform: &str, tenant: &str) -> String {
          CREATE FUNCTION tenant_acme.hook() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
          CREATE FUNCTION tenant_acme.late() RETURNS bool LANGUAGE sql AS 'SELECT true';
          CREATE TABLE tenant_acme.trap (n int CHECK (tenant_acme.late())); INSERT INTO tenant_acme.trap VALUES (1);
+         CREATE TABLE tenant_acme.page (id int NOT NULL, note varchar DEFAULT 'none'); ALTER TABLE tenant_acme.page OWNER TO {tenant};
          ALTER TABLE tenant_acme.trap OWNER TO {tenant}; ALTER FUNCTION tenant_acme.mine() OWNER TO {tenant};
          ALTER FUNCTION tenant_acme.hook() OWNER TO {tenant}; ALTER FUNCTION tenant_acme.late() OWNER TO {tenant}"
     )
@@ -46,16 +55,18 @@ async fn what_a_tenants_code_changes_of_the_platforms_while_it_is_loaded_is_not_
     };
     run(&mut c, mixed(&platform, &tenant)).await;
     test.add_schema_project("acme", "tenant_acme").await;
-    // How a restore ends while which the tenant's function does this; and whether the live schema is as before.
-    let attempt = async |c: &mut sqlx::PgConnection, attack: &str| -> (Job, bool) {
-        let late = format!(
+    let late = |attack: &str| {
+        format!(
             "CREATE OR REPLACE FUNCTION tenant_acme.late() RETURNS bool LANGUAGE plpgsql AS $f$
              BEGIN
                  IF current_user LIKE 'hf\\_restore\\_%' THEN {attack}; END IF;
                  RETURN true;
              END $f$"
-        );
-        run(&mut *c, late).await;
+        )
+    };
+    // How a restore ends while which the tenant's function does this; and whether the live schema is as before.
+    let attempt = async |c: &mut sqlx::PgConnection, attack: &str| -> (Job, bool) {
+        run(&mut *c, late(attack)).await;
         let before = support::schema_dump(&test.app.control, "tenant_acme").await;
         let backup = test.backup(export("acme")).await;
         let job = test.restore(&backup).await;
@@ -89,6 +100,13 @@ async fn what_a_tenants_code_changes_of_the_platforms_while_it_is_loaded_is_not_
         ),
         ("ALTER FUNCTION tenant_acme.asks() SECURITY DEFINER", "function tenant_acme.asks"),
         ("ALTER TABLE tenant_acme.book ADD CHECK (tenant_acme.mine() <> '')", "on tenant_acme.book"),
+        // An UPDATE of the platform's table would fire the tenant's trigger.
+        (
+            "CREATE TABLE tenant_acme.kid () INHERITS (tenant_acme.book); \
+             CREATE TRIGGER hook BEFORE UPDATE ON tenant_acme.kid FOR EACH ROW EXECUTE FUNCTION tenant_acme.hook()",
+            "table tenant_acme.kid",
+        ),
+        ("ALTER TABLE tenant_acme.page INHERIT tenant_acme.book", "table tenant_acme.page"),
     ] {
         let (job, is_untouched) = attempt(&mut c, attack).await;
         assert_eq!((job.status.as_str(), job.attempts), ("failed", 1), "{attack}: {:?}", job.result);
@@ -97,12 +115,63 @@ async fn what_a_tenants_code_changes_of_the_platforms_while_it_is_loaded_is_not_
         assert!(is_untouched, "{attack}");
     }
 
+    // Also where the tenant has asked for no proof.
+    run(&mut c, late(VIEW)).await;
+    let unproved = test.backup(Export { proof: Some(ProofLevel::Off), ..export("acme") }).await;
+    let message = test.restore(&unproved).await.error_message.unwrap_or_default();
+    assert!(message.contains("view tenant_acme.looks"), "{message}");
+
+    // What it hangs on single tables, of which nothing of the kind comes out of the dump; also where no definitions were recorded.
+    const TRIGGER: &str =
+        "CREATE TRIGGER late BEFORE UPDATE ON tenant_acme.book FOR EACH ROW EXECUTE FUNCTION tenant_acme.hook()";
+    for (is_defined, attack, refused) in [
+        (true, "PERFORM 1", None),
+        (false, "PERFORM 1", None),
+        (true, TRIGGER, Some("trigger late on tenant_acme.book")),
+        (false, TRIGGER, Some("trigger late on tenant_acme.book")),
+        (
+            true,
+            "ALTER TABLE tenant_acme.book ALTER note SET DEFAULT tenant_acme.mine()",
+            Some("column tenant_acme.book.note"),
+        ),
+    ] {
+        run(&mut c, late(attack)).await;
+        // FORCE comes with a single table, and ENABLE does not.
+        run(&mut c, "ALTER TABLE tenant_acme.book FORCE ROW LEVEL SECURITY".to_owned()).await;
+        let backup = test.backup(Export { format: Some(Format::Custom), ..export("acme") }).await;
+        if !is_defined {
+            rewrite(&test, &backup, |content| {
+                let proof = content["proof"].as_object_mut().unwrap();
+                proof.retain(|fact, _| !fact.starts_with("definition"));
+            })
+            .await;
+        }
+        let tables = vec!["book".to_owned(), "trap".to_owned()];
+        let request = RestoreRequest { tables, ..RestoreRequest::in_place(backup.backup_id()) };
+        let job = request::restore(&test.app, &caller(), &request, None).await.unwrap();
+        let job = test.run(job.job_id()).await;
+        match refused {
+            None => {
+                let result = job.result.unwrap_or_default();
+                assert_eq!(result["outcome"], "verified", "{:?} {result}", job.error_message);
+                run(&mut c, format!("DROP SCHEMA {} CASCADE", result["schema"].as_str().unwrap())).await;
+            }
+            Some(named) => {
+                let message = job.error_message.unwrap_or_default();
+                assert!(message.contains("changed code that is not its own"), "{attack}: {message} {:?}", job.result);
+                assert!(message.contains(named), "{attack}: {message}");
+            }
+        }
+        assert_eq!(leftovers(&mut c, &test).await, Vec::<String>::new(), "{attack}");
+    }
+
     // Where all is one owner's, it can do so at any time: told, not refused.
     for what in [
         "FUNCTION tenant_acme.mine()",
         "FUNCTION tenant_acme.hook()",
         "FUNCTION tenant_acme.late()",
         "TABLE tenant_acme.trap",
+        "TABLE tenant_acme.page",
     ] {
         run(&mut c, format!("ALTER {what} OWNER TO {platform}")).await;
     }

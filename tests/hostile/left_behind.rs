@@ -34,8 +34,10 @@ async fn nothing_that_a_dump_prepares_or_says_of_a_new_database_keeps_it_there()
         "CREATE DATABASE app TEMPLATE template0",
         "CREATE ROLE administrator LOGIN CREATEROLE CREATEDB PASSWORD 'known'",
         "CREATE ROLE helper LOGIN PASSWORD 'known'",
+        "CREATE ROLE readers",
+        "CREATE ROLE \"a reader\" IN ROLE readers",
         "REVOKE CONNECT ON DATABASE app FROM PUBLIC",
-        "GRANT CONNECT ON DATABASE app TO administrator",
+        "GRANT CONNECT ON DATABASE app TO administrator, \"a reader\"",
         "CHECKPOINT",
     ] {
         run(&mut c, sql).await;
@@ -44,7 +46,12 @@ async fn nothing_that_a_dump_prepares_or_says_of_a_new_database_keeps_it_there()
     cluster.crash().await;
     let mut c = cluster.info.connect().await.unwrap();
     let scene = Scene::over(cluster.info.with_database("app"), "app".to_owned()).await;
-    scene.sql("CREATE SCHEMA shop; CREATE TABLE shop.orders AS SELECT generate_series(1, 10) AS n").await;
+    scene
+        .sql(
+            "CREATE SCHEMA shop; CREATE TABLE shop.orders AS SELECT generate_series(1, 10) AS n; \
+             GRANT SELECT ON shop.orders TO readers",
+        )
+        .await;
     let (bytes, proof) = scene.dump_scope(DumpScope::Database { database: "app".to_owned() }, Format::Sql).await;
     let text = String::from_utf8(bytes).unwrap();
     let weaker = scene.admin.with_user("administrator", SecretString::from("known"));
@@ -114,6 +121,9 @@ async fn nothing_that_a_dump_prepares_or_says_of_a_new_database_keeps_it_there()
     run(&mut helper, "BEGIN; CREATE FUNCTION shop.late() RETURNS int LANGUAGE sql AS 'SELECT 1'").await;
     let finished = session.finish(&proof, &CancellationToken::new()).await.unwrap();
     assert_eq!(finished.differences, Vec::<String>::new());
+    // Whom the live one lets in by name, as it is closed to everybody, is told with the remedy; but nobody who has no part in what was restored.
+    let remedy = format!("GRANT CONNECT ON DATABASE \"{database}\" TO \"a reader\"");
+    assert!(finished.warnings.len() == 1 && finished.warnings[0].ends_with(&remedy), "{:?}", finished.warnings);
     session.close().await;
     sqlx::raw_sql("COMMIT").execute(&mut helper).await.unwrap_err();
     run(&mut c, &format!("DROP DATABASE {database}")).await;

@@ -9,6 +9,7 @@ use holdfast::{
     tenant::{Permission, Role},
 };
 use serde_json::{Value, json};
+use sqlx::Executor;
 
 use super::{
     api::{Answer, PASSWORD, TestApi, request},
@@ -160,6 +161,34 @@ async fn a_refusal_of_a_call_with_a_key_is_written_down_as_without() {
         assert!(with.len() == 1 && with[0].2.as_deref() == Some("acme"), "{path}: {with:?}");
         assert_eq!(with, without, "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_call_whose_caller_cannot_be_looked_up_is_not_carried_out_without_its_key() {
+    let api = TestApi::new().await;
+    let id = api.stored_backup("acme", &Bytes::from_static(b"x"), &["first"]).await;
+    let body = json!({ "name": "ci", "permissions": ["backup:write"], "project_ids": ["acme"] });
+    let token = api.key(&api.acme(), body).await;
+    // The first look at the API key fails, and every later one succeeds: a sequence does not go back with its transaction.
+    api.pool()
+        .execute(
+            "CREATE SEQUENCE public.looks;
+             CREATE FUNCTION public.fail_once() RETURNS trigger LANGUAGE plpgsql AS $f$
+             BEGIN
+                 IF nextval('public.looks') = 1 THEN RAISE EXCEPTION 'too many' USING ERRCODE = '53300'; END IF;
+                 RETURN new;
+             END $f$;
+             CREATE TRIGGER looks BEFORE UPDATE ON control_plane.api_keys FOR EACH ROW EXECUTE FUNCTION public.fail_once()",
+        )
+        .await
+        .unwrap();
+    let pin = format!("/api/backup/{id}/pin");
+    let answer = api.send(with_key(&pin, &token, "k", Value::Null)).await;
+    assert!(answer.status.is_server_error(), "{answer:?}");
+    assert_eq!(api.count("SELECT count(*) FROM control_plane.backups WHERE pinned").await, 0);
+    let again = async || api.send(with_key(&pin, &token, "k", Value::Null)).await;
+    assert_eq!(again().await.data(200)["pinned"], true);
+    assert!(again().await.headers.contains_key("idempotency-replayed"));
 }
 
 #[tokio::test]

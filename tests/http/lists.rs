@@ -1,10 +1,14 @@
 //! Lists: pages, filters, and ids in paths.
 
 use bytes::Bytes;
-use holdfast::ids::{BackupId, JobId};
+use holdfast::{
+    ids::{BackupId, JobId},
+    tenant::Permission,
+};
 use serde_json::{Value, json};
 
 use super::api::TestApi;
+use crate::ui::{operator, text, visit};
 
 /// Reads a list to its end; every page but the last is full.
 async fn read_all(api: &TestApi, token: &str, path: &str, limit: usize) -> Vec<String> {
@@ -53,6 +57,50 @@ async fn pages_have_no_gaps_and_no_repeats_when_many_rows_share_an_instant() {
             assert_eq!(read_all(&api, &token, path, limit).await, expected, "{path} by {limit}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_long_history_comes_in_pages_and_its_last_part_on_the_page_of_the_backup() {
+    let api = TestApi::new().await;
+    let id = api.stored_backup("acme", &Bytes::from_static(b"x"), &["first"]).await;
+    sqlx::query(
+        "INSERT INTO control_plane.backup_history (backup_id, project_id, event, actor, outcome)
+         SELECT $1, 'acme', 'e' || n, 'someone', 'ok' FROM generate_series(1, 1001) n ORDER BY n",
+    )
+    .bind(id.0)
+    .execute(api.pool())
+    .await
+    .unwrap();
+    let token = api.acme();
+    let path = format!("/api/backup/{id}/history");
+    let all: Vec<String> = (1..=1001).map(|n| format!("e{n}")).collect();
+    for (query, pages) in [("", 2), ("limit=400", 3), ("limit=1000", 2)] {
+        let (mut told, mut cursor, mut seen) = (Vec::new(), String::new(), 0);
+        loop {
+            let answer = api.get(&token, &format!("{path}?{query}{cursor}")).await;
+            let rows = answer.data(200);
+            let events = rows.as_array().unwrap().iter().map(|row| row["event"].as_str().unwrap().to_owned());
+            told.extend(events);
+            seen += 1;
+            let separator = if query.is_empty() { "" } else { "&" };
+            match answer.json()["next_cursor"].as_str() {
+                Some(next) => cursor = format!("{separator}cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!((&told, seen), (&all, pages), "{query}");
+    }
+    for query in ["limit=0", "limit=1001", "limit=x", "cursor=x", "color=red"] {
+        api.get(&token, &format!("{path}?{query}")).await.problem(422);
+    }
+    let stranger = api.member("globex", &[Permission::Read]);
+    assert_eq!(api.get(&stranger, &format!("{path}?cursor=5")).await.problem(404), "backup.not_found");
+
+    let cookie = operator(&api).await;
+    let page = text(&api.send(visit(&format!("/backups/{id}"), Some(&cookie))).await);
+    let is_listed = |n: u32| page.contains(&format!(">e{n}<"));
+    assert!(is_listed(1001) && is_listed(802) && !is_listed(801), "{page}");
+    assert!(page.contains(&format!("href=\"{path}\"")), "{page}");
 }
 
 #[tokio::test]

@@ -1,19 +1,28 @@
 //! Jobs that a program queues, or a platform puts into the table itself; and what jobs make of files that were sent.
 
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+
 use holdfast::{
+    config::{S3StorageConfig, StorageConfig},
+    history::PgLedger,
     ids::JobId,
     integration::{BackupIntegration, BackupResult},
     jobs::{
         JobType,
-        request::{self, RestoreRequest},
+        queue::Job,
+        request::{self, DeleteRequest, RestoreRequest},
     },
+    storage::s3::S3Storage,
 };
 use serde_json::json;
 use sqlx::Executor;
 
 use super::{
     scene::{Scene, bytes, deleted, file, verified},
-    support::app::{TestApp, caller},
+    support::{
+        app::{TestApp, caller},
+        s3_server::{BUCKET, S3Server},
+    },
 };
 
 async fn with_a_tenant() -> TestApp {
@@ -123,10 +132,72 @@ async fn a_deletion_leaves_what_was_given_the_same_name_since() {
     let second = integration.send_and_record(file(bytes(20_000))).await;
     let name = |result: &BackupResult| result.telegram_metadata.as_ref().unwrap().name.clone();
     assert_eq!(name(&first), name(&second));
-    deleted(&test, &first).await;
+    // While a second one is being sent, its manifest is not there yet.
+    let (manifest, away) = (manifest_of(&test), test.directory.path().join("manifest"));
+    std::fs::rename(&manifest, &away).unwrap();
+    let job = delete(&test, &first).await;
+    assert_eq!(job.status, "completed", "{:?}", job.error_message);
+    let result = job.result.unwrap();
+    assert!(result["remains"][0]["what"].as_str().unwrap().contains("may be another backup's"), "{result}");
+    std::fs::rename(&away, &manifest).unwrap();
     verified(&test, &integration, &second).await;
+
+    // Once it is there, it says whose the name is.
+    test.stored_files().iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    let third = integration.send_and_record(file(bytes(30_000))).await;
+    assert_eq!(name(&second), name(&third));
     deleted(&test, &second).await;
+    verified(&test, &integration, &third).await;
+    deleted(&test, &third).await;
     assert!(test.stored_files().is_empty());
+}
+
+fn manifest_of(test: &TestApp) -> PathBuf {
+    let mut files = test.stored_files().into_iter();
+    files.find(|path| path.to_string_lossy().ends_with(".manifest.json")).expect("a manifest")
+}
+
+async fn delete(test: &TestApp, result: &BackupResult) -> Job {
+    let asked = DeleteRequest { backup_id: result.database_record.as_ref().unwrap().id };
+    let job = request::delete(&test.app, &caller(), &asked, None).await.unwrap();
+    test.run(job.job_id()).await
+}
+
+#[tokio::test]
+async fn a_deletion_goes_where_its_row_says_when_the_name_is_anothers_below_a_new_prefix_or_in_a_new_bucket() {
+    let server = S3Server::start().await;
+    std::fs::create_dir(server.root.path().join("elsewhere")).unwrap();
+    let mut test = with_a_tenant().await;
+    let mut sent = Vec::new();
+    for (bucket, prefix, length) in [(BUCKET, "one", 10_000), (BUCKET, "two", 20_000), ("elsewhere", "", 30_000)] {
+        let config = S3StorageConfig { bucket: bucket.into(), prefix: prefix.into(), ..server.config() };
+        let storage = S3Storage::open("bucket", &config, Arc::new(PgLedger::new(test.app.pool.clone()))).unwrap();
+        test.app.storages.insert("bucket".to_owned(), Arc::new(storage));
+        let settings = StorageConfig::S3(Box::new(config));
+        Arc::make_mut(&mut test.app.config).storages.insert("bucket".to_owned(), settings);
+        let integration = BackupIntegration::new(&test.app, "bucket").await.unwrap();
+        if prefix == "two" {
+            // Nothing has the name here yet, and what is below the other prefix is still read.
+            verified(&test, &integration, &sent[0]).await;
+        }
+        sent.push(integration.send_and_record(file(bytes(length))).await);
+        if prefix == "two" {
+            // The name below this prefix is the second one's: the first one is not taken for it.
+            verified(&test, &integration, &sent[0]).await;
+            deleted(&test, &sent[0]).await;
+            let left = server.objects();
+            assert!(left.len() == 2 && left.iter().all(|key| key.starts_with("two/")), "{left:?}");
+            verified(&test, &integration, &sent[1]).await;
+        }
+    }
+    let names: BTreeSet<_> = sent.iter().map(|result| &result.telegram_metadata.as_ref().unwrap().name).collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+    // What is in a bucket that the storage no longer has is held, and told.
+    let job = delete(&test, &sent[1]).await;
+    assert_eq!(job.status, "failed");
+    assert!(job.error_message.as_deref().unwrap().contains("belongs to another bucket"), "{job:?}");
+    assert_eq!(server.objects().len(), 2);
+    deleted(&test, &sent[2]).await;
 }
 
 #[tokio::test]

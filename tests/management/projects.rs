@@ -311,6 +311,16 @@ async fn a_projects_own_log_says_nothing_of_where_it_lives() {
     assert_eq!((api.count(told).await, api.count(places).await), (1, 0));
     let kept = "SELECT count(*) FROM control_plane.backup_history WHERE detail::text LIKE '%canary_place%'";
     assert_eq!(api.count(kept).await, 1);
+    // Nor does the audit trail of its organisation of the database, whose name may be its address.
+    let url = json!({ "name": "canary-host", "url": "postgres://backup:secret@127.0.0.1:1/app" });
+    api.post(&operator(&api), "/api/databases", url).await.data(201);
+    let moved = json!({ "database": "canary-host", "name": "moved" });
+    api.patch(&operator(&api), "/api/projects/acme", moved).await.data(200);
+    let told = api.get(&admin(&api), "/api/audit?event=project_changed").await.data(200);
+    assert_eq!(told[0]["detail"]["name"]["after"], "moved");
+    assert!(!told.to_string().contains("canary-host"), "{told}");
+    let told = api.get(&operator(&api), "/api/audit?event=project_changed").await.data(200);
+    assert_eq!(told[0]["detail"]["database"]["after"], "canary-host");
 }
 
 #[tokio::test]
@@ -330,15 +340,19 @@ async fn where_a_project_lives_is_told_to_operators_and_a_platforms_own_settings
     assert_eq!(shown.data(200)["database"], "canary-host:5432/app");
     assert_eq!((&shown.data(200)["storages"], &shown.data(200)["retention_days"]), (&json!([]), &Value::Null));
     assert_eq!(shown.data(200)["max_rate"], Value::Null);
-    // A rate is the admin's to set too, and reads back as it was given.
-    let rate = json!({ "max_rate": "20 MiB" });
-    assert_eq!(api.patch(&api.acme(), "/api/projects/acme", rate).await.problem(403), "auth.role");
+    // A slow export keeps a worker from the other tenants: a rate is the operator's to set, and reads back as it was given.
+    for rate in [json!({ "max_rate": "20 MiB" }), json!({ "max_rate": null, "name": "Acme" })] {
+        assert_eq!(api.patch(&api.acme(), "/api/projects/acme", rate.clone()).await.problem(403), "auth.role");
+        assert_eq!(api.patch(&admin(&api), "/api/projects/acme", rate).await.problem(403), "auth.grant");
+    }
     for (given, shown) in
         [(json!("20 MiB"), json!("20 MiB")), (json!(20_000_000), json!("20000000 B")), (Value::Null, Value::Null)]
     {
-        let changed = api.patch(&admin(&api), "/api/projects/acme", json!({ "max_rate": given })).await.data(200);
+        let changed = api.patch(&operator(&api), "/api/projects/acme", json!({ "max_rate": given })).await.data(200);
         assert_eq!((&changed["max_rate"], &changed["retention_days"]), (&shown, &Value::Null));
-        assert_eq!(api.get(&api.acme(), "/api/projects/acme").await.data(200)["max_rate"], shown);
+        for token in [admin(&api), api.acme()] {
+            assert_eq!(api.get(&token, "/api/projects/acme").await.data(200)["max_rate"], shown);
+        }
     }
     // What the platform keeps there stays.
     api.patch(&operator(&api), "/api/projects/acme", json!({ "retention_days": 5 })).await.data(200);

@@ -120,7 +120,8 @@ async fn counting_in_a_transaction_gives_its_locks_back() {
     let scope = DumpScope::Schema { schema: "s".into() };
     let selection = Selection { locks: Locks::GivenBack, ..Selection::from(&scope) };
     sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *connection).await.unwrap();
-    inspect::lock_tables(connection, selection).await.unwrap();
+    let tables = inspect::tables(connection, selection).await.unwrap();
+    inspect::lock(connection, &tables).await.unwrap();
     assert_eq!(inspect::table_rows(connection, selection).await.unwrap().len(), 60);
     assert_eq!(inspect::sequences(connection, selection).await.unwrap().len(), 60);
     let locked: Vec<(String, i64)> = sqlx::query_as(

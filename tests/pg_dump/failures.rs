@@ -136,14 +136,17 @@ async fn a_table_that_changes_while_the_dump_waits_for_its_lock_is_dumped_as_it_
          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     let mut database = Database::new().await;
     database
-        .run("CREATE SCHEMA s; CREATE TABLE s.t AS SELECT generate_series(1, 5) AS n; CREATE TABLE s.u (n int)")
+        .run(
+            "CREATE SCHEMA s; CREATE TABLE s.t AS SELECT generate_series(1, 5) AS n; CREATE TABLE s.u (n int); \
+             CREATE SCHEMA gone; CREATE TABLE gone.t (n int)",
+        )
         .await;
     let mut watch = database.info.connect().await.unwrap();
     let whole = DumpScope::Database { database: database.info.database.clone() };
     for (change, scope) in [
         // Written anew: its old rows are gone for older snapshots, its new ones not there yet.
         ("ALTER TABLE s.t ALTER n TYPE bigint", None),
-        ("ALTER TABLE s.t ALTER n TYPE int", Some(whole)),
+        ("ALTER TABLE s.t ALTER n TYPE int", Some(whole.clone())),
         ("CREATE TEMP TABLE kept AS TABLE s.t; TRUNCATE s.t; INSERT INTO s.t TABLE kept; DROP TABLE kept", None),
         // Another under its name, made before or after the look.
         ("ALTER TABLE s.t RENAME TO old; CREATE TABLE s.t AS TABLE s.old; DROP TABLE s.old", None),
@@ -152,6 +155,14 @@ async fn a_table_that_changes_while_the_dump_waits_for_its_lock_is_dumped_as_it_
           ALTER TABLE s.old RENAME TO u",
             None,
         ),
+        // A column under another's name: the rows of before have nothing in it.
+        (
+            "ALTER TABLE s.t ADD m bigint; UPDATE s.t SET m = n; ALTER TABLE s.t DROP n; ALTER TABLE s.t RENAME m TO n",
+            None,
+        ),
+        // One tenant of many goes.
+        ("DROP SCHEMA gone CASCADE", Some(whole)),
+        ("ALTER TABLE s.t RENAME n TO other", None),
     ] {
         let mut options = database.options("s");
         if let Some(scope) = scope {
@@ -172,8 +183,14 @@ async fn a_table_that_changes_while_the_dump_waits_for_its_lock_is_dumped_as_it_
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         database.run("COMMIT").await;
-        let (_, report) = dumping.await.unwrap().unwrap();
+        let (bytes, report) = dumping.await.unwrap().unwrap();
         assert_eq!(report.database.row_count, 5, "{change}");
+        let text = String::from_utf8_lossy(&bytes);
+        let rows = text.split_once("COPY s.t (").and_then(|(_, rest)| rest.split_once(" FROM stdin;\n"));
+        let (columns, rows) = rows.unwrap_or_else(|| panic!("{change}: {text}"));
+        let renamed = change.ends_with("TO other");
+        assert_eq!(columns, if renamed { "other)" } else { "n)" }, "{change}");
+        assert!(rows.starts_with("1\n2\n3\n4\n5\n\\.\n"), "{change}: {text}");
     }
     database.end().await;
 }

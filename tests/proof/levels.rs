@@ -29,7 +29,8 @@ async fn each_level_finds_what_it_knows_of_and_calls_nothing_else_a_difference()
     assert_eq!(full.tables, counts.tables);
     assert_eq!((proof(&counts).rows.len(), proof(&counts).definition.clone()), (0, proof(&full).definition.clone()));
     assert_eq!(proof(&counts).definition_sha256, proof(&full).definition_sha256);
-    assert_eq!((off.counted_rows(), off.table_count, proof(&off).definition.len()), (None, full.table_count, 0));
+    assert_eq!((off.counted_rows(), off.table_count), (None, full.table_count));
+    assert_eq!((&proof(&off).definition, &off.tables), (&proof(&full).definition, &Vec::new()));
     // They are in the manifest, and come back from it.
     for content in [&full, &counts, &off, &older] {
         let text = serde_json::to_string(content).unwrap();
@@ -41,8 +42,8 @@ async fn each_level_finds_what_it_knows_of_and_calls_nothing_else_a_difference()
         ("SELECT", none),
         ("UPDATE t.twins SET b = 'other' WHERE a = 3", [1, 0, 0, 0]),
         ("DELETE FROM t.twins WHERE a = 3", [1, 1, 0, 1]),
-        ("ALTER TABLE t.twins ALTER b SET DEFAULT 'x'", [1, 1, 0, 0]),
-        ("DROP TABLE t.twins", [3, 3, 2, 3]),
+        ("ALTER TABLE t.twins ALTER b SET DEFAULT 'x'", [1, 1, 1, 0]),
+        ("DROP TABLE t.twins", [3, 3, 3, 3]),
         ("ALTER SEQUENCE t.numbers RESTART 1", [1, 1, 1, 1]),
     ] {
         run(&mut c, &format!("BEGIN; {sql}")).await;

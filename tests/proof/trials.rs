@@ -60,7 +60,7 @@ async fn left_behind(test: &TestApp) -> Vec<String> {
 }
 
 /// Changes what a backup's manifest in the history says.
-async fn rewrite(test: &TestApp, backup: &Backup, change: impl FnOnce(&mut serde_json::Value)) {
+pub async fn rewrite(test: &TestApp, backup: &Backup, change: impl FnOnce(&mut serde_json::Value)) {
     let mut manifest = backup.manifest.clone().unwrap();
     change(&mut manifest["body"]["database"]);
     sqlx::query("UPDATE control_plane.backups SET manifest = $2 WHERE id = $1")
@@ -138,6 +138,14 @@ async fn a_trial_ends_as_verified_with_named_differences_or_as_failed_and_the_ba
     assert!(proved.proved_at.is_some() && proved.recovery_seconds.is_some_and(|seconds| seconds > 0.0));
     assert_eq!((proved.differences, proved.verified_depth.as_deref()), (Some(json!([])), Some("restore")));
     assert_eq!(left_behind(&test).await, Vec::<String>::new());
+
+    // What keeps a trial from its beginning says nothing about the backup.
+    let lost = "UPDATE control_plane.backup_copies SET storage = $2 WHERE backup_id = $1";
+    sqlx::query(lost).bind(backup.id).bind("gone").execute(&test.app.pool).await.unwrap();
+    let (job, still) = tried(&test, &backup).await;
+    assert_eq!(job.status, "failed", "{:?}", job.result);
+    assert_eq!((still.proved_at, still.differences), (proved.proved_at, Some(json!([]))));
+    sqlx::query(lost).bind(backup.id).bind("local").execute(&test.app.pool).await.unwrap();
 
     // Another row, another definition, another grant than was recorded.
     rewrite(&test, &backup, |content| {
@@ -330,10 +338,14 @@ async fn trials_by_the_clock_take_each_projects_oldest_in_turn_one_at_a_time_wit
     let unproved = test.backup(Export { proof: Some(ProofLevel::Off), ..export("acme") }).await;
     assert!(!schedule::try_next(&test.app).await.unwrap());
     let (job, tried) = tried(&test, &unproved).await;
-    let only = json!(["nothing was recorded to compare rows and definitions with (proof: off)"]);
+    let only = json!(["no rows were counted to compare with (proof: off)"]);
     let result = job.result.unwrap();
     assert_eq!((&result["outcome"], &result["differences"]), (&json!("differences"), &only), "{result:#}");
     assert_eq!((tried.proved_at, tried.differences), (None, Some(only.clone())));
+    // Nothing is known to differ, and every byte was read.
+    assert_eq!((tried.verified_at.is_some(), tried.verified_depth.as_deref()), (true, Some("read")));
+    let events = history::events(&test.app.pool, &everything(), unproved.backup_id()).await.unwrap();
+    assert_eq!(events.iter().rfind(|event| event.event == "verified").unwrap().outcome, "ok");
     let restored = test.restore(&unproved).await.result.unwrap();
     assert_eq!((&restored["outcome"], &restored["differences"]), (&json!("differences"), &only), "{restored:#}");
 }

@@ -18,8 +18,17 @@ async fn owners_that_are_given_back_in_parts_find_nothing_under_the_live_name_be
     let many: Vec<String> = (1..=520).map(|i| table(format!("many_{i}"))).collect();
     scene.sql(&many.join(";")).await;
     scene.sql(&table("zz_last".to_owned())).await;
+    // Where code of other schemas is called, whose owners nobody recorded, no other body passes.
+    scene
+        .sql(&format!(
+            "DROP FUNCTION {tenant}.calls_twin(); CREATE FUNCTION {tenant}.asks() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; END"
+        ))
+        .await;
     let before = scene.text(Some(SCHEMA)).await;
-    let (bytes, proof) = scene.dump(Format::Sql).await;
+    let (bytes, mut proof) = scene.dump(Format::Sql).await;
+    // A body of which the record does not tell enough: it passes, because definitions are compared, and must not bring all owners back at once.
+    let asks = proof.ownership.iter_mut().find(|o| o.identity.contains(".asks()")).unwrap();
+    asks.code = Some("0".repeat(32));
     let engine = Engine { one_transaction: false, ..scene.engine.clone() };
     let plan = scene.plan().await;
     let mut session = engine.open(&plan).await.unwrap();

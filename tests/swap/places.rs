@@ -8,6 +8,7 @@ use holdfast::{
         queue::Job,
         request::{self, Export, RestoreRequest},
     },
+    proof_record::ProofLevel,
     tenant::{Caller, Role},
 };
 
@@ -126,6 +127,32 @@ async fn single_tables_come_out_of_an_archive_into_a_schema_of_their_own() {
         );
         assert_eq!(leftovers(&mut c, &test).await, Vec::<String>::new());
     }
+    // Of what is kept a recorded owner who is gone is told, and what is dropped has none to tell of.
+    let gone = format!("gone_{}", uuid::Uuid::now_v7().simple());
+    let owns = format!(
+        "CREATE ROLE {gone}; ALTER TABLE tenant_acme.more OWNER TO {gone}; ALTER TABLE tenant_acme.states OWNER TO {gone}"
+    );
+    run(&mut c, &owns).await;
+    let archive = Export { format: Some(Format::Custom), ..export("acme") };
+    let owned = test.backup(archive.clone()).await;
+    let uncounted = test.backup(Export { proof: Some(ProofLevel::Off), ..archive }).await;
+    run(&mut c, &format!("REASSIGN OWNED BY {gone} TO CURRENT_USER; DROP OWNED BY {gone}; DROP ROLE {gone}")).await;
+    let missing = format!("role \"{gone}\" does not exist: 1 owners or grants that name it were not given back");
+    let not_counted = "no rows were counted to compare with (proof: off)".to_owned();
+    for (backup, told) in [(&owned, vec![missing.clone()]), (&uncounted, vec![missing, not_counted])] {
+        let tables = vec!["more".to_owned()];
+        let job = restore(&test, &RestoreRequest { tables, ..asked(backup) }).await;
+        let result = job.result.unwrap_or_default();
+        assert_eq!((&result["outcome"], &result["differences"]), (&"differences".into(), &told.into()), "{result}");
+        run(&mut c, &format!("DROP SCHEMA {} CASCADE", result["schema"].as_str().unwrap())).await;
+    }
+    // Where no rows were counted no list tells of a table that is missing, but the restore does.
+    let request = RestoreRequest { tables: vec!["nothing".to_owned()], ..asked(&uncounted) };
+    let job = restore(&test, &request).await;
+    assert_eq!((job.status.as_str(), job.attempts), ("failed", 1));
+    let message = job.error_message.unwrap();
+    assert!(message.contains("\"nothing\"") && message.contains("did not come out of the backup"), "{message}");
+    assert_eq!(leftovers(&mut c, &test).await, Vec::<String>::new());
     // Not out of a text, and not what is not in it.
     let text = test.backup(export("acme")).await;
     let archive = test.backup(Export { format: Some(Format::Custom), ..export("acme") }).await;

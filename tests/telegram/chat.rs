@@ -71,6 +71,19 @@ async fn a_group_that_becomes_a_supergroup_is_followed() {
 }
 
 #[tokio::test]
+async fn another_chat_is_written_to_and_read_though_the_named_one_cannot_be_had() {
+    let scene = Scene::new().await;
+    let config = TelegramStorageConfig { chat_id: ChatId::Name("@nobody_has_it".to_owned()), ..scene.config() };
+    let storage = scene.storage_with(&config);
+    assert_eq!(kind(put(&storage, "one", b"1").await), ErrorKind::Denied);
+    let other = storage.in_chat(scene.chat()).await.unwrap().expect("another chat");
+    let at = put_whole(&*other, &name("one"), LeaseToken::generate(), Bytes::from_static(b"1")).await.unwrap();
+    assert_eq!(read(&storage, &at).await.unwrap(), b"1");
+    assert!(matches!(storage.delete(&at).await.unwrap(), Deletion::Gone));
+    assert_eq!(scene.objects(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_chat_that_deletes_by_itself_is_refused() {
     let scene = Scene::new().await;
     scene.control().set_auto_delete(scene.chat(), Some(chrono::Duration::days(1)));

@@ -128,6 +128,44 @@ async fn a_sweep_keeps_every_live_message_whatever_is_written_down_of_it() {
 }
 
 #[tokio::test]
+async fn what_is_written_down_of_a_chat_that_was_configured_before_is_swept_by_that_chats_own_index() {
+    for is_pinned in [true, false] {
+        let scene = Scene::new().await;
+        let before = scene.storage();
+        let at = put(&before, "a", &content(PART * 3)).await.unwrap();
+        let ids: Vec<i64> = scene.control().documents(scene.chat()).iter().map(|message| message.id).collect();
+        assert_eq!(ids.len(), 5, "three parts, their list and the index");
+        // The note of its upload was kept, because an answer was lost; and one of the index, of which nobody knew whether it is in force.
+        let note = json!({
+            "upload": LeaseToken::generate(), "attempt": LeaseToken::generate(), "key": "a", "chat_id": scene.chat(), "after": 0,
+            "messages": &ids[..4],
+        });
+        scene.ledger.put("telegram", "upload/kept", note).await.unwrap();
+        let litter = json!({ "chat_id": scene.chat(), "messages": &ids });
+        scene.ledger.put("telegram", &format!("litter/{}/{}", scene.chat(), ids[0]), litter).await.unwrap();
+        let mut dead = begin(&before, "dead").await;
+        dead.put(content(PART).into()).await.unwrap();
+        drop(dead);
+        assert_eq!(scene.control().documents(scene.chat()).len(), 6);
+        if !is_pinned {
+            scene.control().unpin(scene.chat(), scene.index().id);
+        }
+
+        let chat = scene.control().add_chat(ChatKind::Channel);
+        let now = scene.storage_with(&TelegramStorageConfig { chat_id: ChatId::Number(chat), ..scene.config() });
+        let other = put(&now, "b", b"b").await.unwrap();
+        assert_eq!(now.sweep_temporary(later()).await.unwrap(), 1, "{is_pinned}");
+        let left: Vec<i64> = scene.control().documents(scene.chat()).iter().map(|message| message.id).collect();
+        assert_eq!(left, ids, "{is_pinned}");
+        assert!(read(&now, &at).await.unwrap() == content(PART * 3));
+        assert_eq!(read(&now, &other).await.unwrap(), b"b");
+        for prefix in ["upload/", "litter/"] {
+            assert!(scene.ledger.list("telegram", prefix).await.unwrap().is_empty(), "{prefix}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_upload_whose_parts_a_sweep_took_does_not_become_visible() {
     let scene = Scene::new().await;
     let storage = scene.storage();

@@ -138,6 +138,16 @@ async fn a_projects_rate_is_typed_for_people_and_shown_as_it_was_typed() {
         let page = text(&api.send(visit("/projects/acme", Some(&cookie))).await);
         assert_eq!(page.contains("20 MiB a second"), is_set, "{page}");
     }
+    // An admin of the organisation sees it, is not asked for it, and leaves it as it is.
+    assert_eq!(api.send(form(path, &typed("20 MiB"), Some(&cookie))).await.status, 303);
+    api.user("adam", Role::OrgAdmin, Some("o-acme"), &[]).await;
+    let admin = session(&api, "adam").await;
+    let page = text(&api.send(visit(path, Some(&admin))).await);
+    assert!(page.contains("f-name") && !page.contains("max_rate"), "{page}");
+    assert_eq!(api.send(form(path, &[("name", "acme"), ("status", "ACTIVE")], Some(&admin))).await.status, 303);
+    assert_eq!(api.send(form(path, &typed("1 KiB"), Some(&admin))).await.status, 403);
+    let page = text(&api.send(visit("/projects/acme", Some(&admin))).await);
+    assert!(page.contains("20 MiB a second"), "{page}");
 }
 
 #[tokio::test]

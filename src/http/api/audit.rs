@@ -211,6 +211,32 @@ fn export(api: Api, caller: Caller, filter: AuditFilter, format: AuditFormat) ->
 const CSV_HEAD: &str =
     "id,at,event,actor,address,outcome,project_id,organization_id,backup_id,detail,sequence,digest\r\n";
 
+/// How an export of one entry looks, for the document.
+pub fn example(format: AuditFormat) -> String {
+    let entry = AuditEntry {
+        id: 1_204,
+        at: DateTime::from_timestamp(1_795_226_400, 0).unwrap_or_default(),
+        event: "downloaded".to_owned(),
+        actor: "alice@example.com".to_owned(),
+        address: Some("192.0.2.17".to_owned()),
+        outcome: "ok".to_owned(),
+        project_id: Some("acme".to_owned()),
+        organization_id: None,
+        backup_id: Some(Uuid::from_u128(0x0199_c5f0_7c1e_7d2a_9d5c_2a52_b6f0_e7aa)),
+        detail: serde_json::json!({ "storage": "offsite" }),
+        sequence: Some(1_204),
+        digest: Some("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".to_owned()),
+    };
+    match format {
+        AuditFormat::Csv => {
+            let mut text = CSV_HEAD.to_owned();
+            csv_line(&mut text, &entry);
+            text
+        }
+        AuditFormat::Jsonl | AuditFormat::Json => serde_json::to_string(&entry).unwrap_or_default() + "\n",
+    }
+}
+
 fn csv_line(text: &mut String, entry: &AuditEntry) {
     let id = entry.backup_id.map(|id| id.to_string()).unwrap_or_default();
     let sequence = entry.sequence.map(|sequence| sequence.to_string()).unwrap_or_default();

@@ -215,28 +215,62 @@ pub async fn show(
     })
 }
 
+/// Which events.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct HistoryParams {
+    /// Events on a page. Default: 1000, more than most backups ever have.
+    #[param(minimum = 1, maximum = 1000)]
+    pub limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    pub cursor: Option<String>,
+}
+
+/// Events on a page of a history, and unless asked otherwise.
+const MOST_EVENTS: u32 = 1_000;
+
 /// A backup's events
 ///
 /// What happened to it, oldest first: who, what, when, from where, with which outcome. A backup that was deleted still has its events.
 #[utoipa::path(
     get, path = "/api/backup/{id}/history", operation_id = "backup_history", tag = "backup",
-    params(("id" = Uuid, Path, description = "The backup's id.")),
-    responses((status = 200, description = "The events.", body = Data<Vec<PastEvent>>)),
+    params(("id" = Uuid, Path, description = "The backup's id."), HistoryParams),
+    responses((status = 200, description = "One page.", body = Page<PastEvent>)),
     security(("bearer" = ["backup:read"])),
 )]
 pub async fn history(
     State(api): State<Api>,
     caller: Signed,
     id: Result<Id<BackupId>, Problem>,
-) -> Result<Data<Vec<PastEvent>>, Problem> {
+    params: Result<Params<HistoryParams>, Problem>,
+) -> Result<Page<PastEvent>, Problem> {
     caller.require(Permission::Read)?;
-    let (scope, Id(id)) = (caller.0.scope(), id?);
-    let events = history::events(&api.app.pool, &scope, id).await?;
-    if events.is_empty() {
-        // Only a backup that is there can have none.
+    let (scope, Id(id), Params(params)) = (caller.0.scope(), id?, params?);
+    let limit = match params.limit.unwrap_or(MOST_EVENTS) {
+        limit @ 1..=MOST_EVENTS => limit as usize,
+        _ => return Err(Problem::invalid("request.limit", format!("limit must be 1 to {MOST_EVENTS}"))),
+    };
+    let after = params.cursor.map_or(Ok(0), |cursor| {
+        cursor.parse::<i64>().map_err(|_| Problem::invalid("request.cursor", "the cursor is not one of ours"))
+    })?;
+    let mut data = history::events_after(&api.app.pool, &scope, id, after, limit as i64 + 1).await?;
+    if data.is_empty() {
+        // Only a backup that is there can have none, or no more of them.
         history::get(&api.app.pool, &scope, id).await?;
     }
-    Ok(Data { data: events.into_iter().map(|event| redact::event(event, &caller.0)).collect() })
+    let has_more = data.len() > limit;
+    data.truncate(limit);
+    let next_cursor = data.last().filter(|_| has_more).map(|event| event.id.to_string());
+    let data = data.into_iter().map(|event| redact::event(event, &caller.0)).collect();
+    Ok(Page { data, next_cursor })
+}
+
+/// The last events of a backup that was looked at already, newest first.
+pub async fn last_events(api: &Api, caller: &Signed, id: BackupId, most: usize) -> Result<Vec<PastEvent>, Problem> {
+    caller.require(Permission::Read)?;
+    let events = history::last_events(&api.app.pool, &caller.0.scope(), id, most as i64).await?;
+    Ok(events.into_iter().map(|event| redact::event(event, &caller.0)).collect())
 }
 
 /// A check, as it is asked for.

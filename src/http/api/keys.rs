@@ -49,7 +49,8 @@ impl Names for KeyId {
 
 /// List API keys
 ///
-/// Newest first: the caller's own, or all for an operator. Never their secrets.
+/// Newest first: the caller's own, or all for an operator. Never their secrets. One that reaches more than the caller does by now is there as
+/// well, with the projects within reach.
 #[utoipa::path(
     get, path = "/api/keys", operation_id = "list_keys", tag = "keys",
     params(ListParams),

@@ -265,7 +265,7 @@ pub struct ChangeProjectBody {
     #[schema(value_type = Option<String>)]
     pub proof: Option<Option<ProofLevel>>,
     /// Largest rate of all uploads of its backups together, a second: `1 KiB` or more. Restores are never slowed. A worker keeps to it for
-    /// itself, and to the rate of each storage as well. `null`: as fast as the storages take them.
+    /// itself, and to the rate of each storage as well. `null`: as fast as the storages take them. For operators.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, example = "20 MiB")]
     pub max_rate: Option<Option<ByteSize>>,

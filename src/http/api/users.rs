@@ -162,6 +162,7 @@ pub struct ChangeUserBody {
     pub role: Option<Role>,
     #[schema(inline)]
     pub permissions: Option<Vec<Permission>>,
+    /// All of them: others are taken away, those that the caller is not told (`projects_elsewhere`) as well.
     pub project_ids: Option<Vec<ProjectId>>,
     pub organization_id: Option<String>,
     /// Ends every session of the user, and its API keys do not work meanwhile.
@@ -200,7 +201,7 @@ pub async fn change(
     let permissions = change.permissions.as_deref().unwrap_or(&kept);
     require_grantable(pool, &caller.0, role, permissions, organization, projects).await?;
     if is_raised {
-        require_all_in_reach(pool, &caller.0, &before.project_ids).await?;
+        require_all_in_reach(&before)?;
     }
     let has_new_password = change.password.is_some();
     let password_hash = match change.password {
@@ -224,8 +225,10 @@ pub async fn change(
         "disabled": user.disabled, "password_changed": has_new_password,
     });
     record(&mut transaction, &caller, "user_changed", &user, detail).await?;
+    // As the caller may be told of it.
+    let shown = people::user(&mut *transaction, &scope, id).await?;
     transaction.commit().await?;
-    Ok(Data { data: user })
+    Ok(Data { data: shown })
 }
 
 /// Whether a change lets someone in as the user, or gives it more. What only takes away is not asked about.

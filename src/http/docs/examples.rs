@@ -1,10 +1,13 @@
-//! What answers look like: an example for every JSON answer, put together from its schema, and for every failure. Words that a schema does not
-//! say stand here.
+//! What answers look like: an example for every JSON answer, put together from its schema, for every text, and for every failure. Words that a
+//! schema does not say stand here.
 
 use serde_json::{Map, Value, json};
 use utoipa::openapi::{Content, OpenApi, RefOr, Response};
 
-use crate::http::error::MEDIA_TYPE;
+use crate::http::{
+    api::audit::{self, AuditFormat},
+    error::MEDIA_TYPE,
+};
 
 /// The same id wherever one stands.
 const ID: &str = "0199c5f0-7c1e-7d2a-9d5c-2a52b6f0e7aa";
@@ -64,6 +67,7 @@ const NUMBERS: &[(&str, u64)] = &[
     ("max_attempts", 3),
     ("number", 7),
     ("port", 5432),
+    ("projects_elsewhere", 0),
     ("size", 4_216_779),
     ("total_backups", 31),
     ("total_size", 130_720_149),
@@ -72,7 +76,7 @@ const NUMBERS: &[(&str, u64)] = &[
 /// Said only when there is something to say.
 const MOSTLY_NULL: &[&str] = &["message"];
 
-/// Gives every JSON answer of the document an example that has none.
+/// Gives every answer of the document an example that has none, but for those that are bytes.
 pub(super) fn add(document: &mut OpenApi) {
     let schemas = document.components.as_ref().and_then(|all| serde_json::to_value(&all.schemas).ok());
     let schemas = Schemas(schemas.unwrap_or_default());
@@ -96,6 +100,9 @@ fn give(response: &mut Response, status: &str, schemas: &Schemas) {
         }
         content.example = match media_type.as_str() {
             "application/json" => answer(content, schemas),
+            "application/jsonl" => Some(json!(audit::example(AuditFormat::Jsonl))),
+            "text/csv" => Some(json!(audit::example(AuditFormat::Csv))),
+            "text/event-stream" => Some(json!(stream(schemas))),
             MEDIA_TYPE => problem(status),
             _ => None,
         };
@@ -105,6 +112,12 @@ fn give(response: &mut Response, status: &str, schemas: &Schemas) {
 fn answer(content: &Content, schemas: &Schemas) -> Option<Value> {
     let schema = serde_json::to_value(content.schema.as_ref()?).ok()?;
     Some(schemas.example(&schema, ""))
+}
+
+/// A job that ended, as whoever follows it is told: a line of its log, and the job.
+fn stream(schemas: &Schemas) -> String {
+    let of = |name: &str| schemas.example(&json!({ "$ref": format!("#/components/schemas/{name}") }), "");
+    format!("event: log\nid: 17\ndata: {}\n\nevent: end\ndata: {}\n\n", of("LogLine"), of("Job"))
 }
 
 /// The document's components.

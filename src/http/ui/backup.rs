@@ -29,6 +29,9 @@ use crate::{
 /// Tables of a backup that are listed.
 pub const MOST_TABLES: usize = 200;
 
+/// Events of a backup that are listed: the last ones. Each download by ranges may write many.
+const MOST_EVENTS: usize = 200;
+
 /// Longest manifest that is shown as it is, in bytes.
 const MAX_MANIFEST: usize = 128 << 10;
 
@@ -149,7 +152,7 @@ impl Proof {
         let differences: Vec<String> = found.map(|line| visitor.told(line)).collect();
         let (tone, title) = match (backup.proved_at, differences.is_empty()) {
             (None, false) if is_not_compared(&differences) => {
-                ("", "Brought back by a trial restore, with nothing recorded to compare it with")
+                ("", "Brought back by a trial restore, without rows counted to compare with")
             }
             (_, false) => ("warn", "The last trial restore found differences"),
             (Some(_), true) => ("good", "Proved by a trial restore"),
@@ -181,7 +184,7 @@ impl Proof {
             ProofLevel::Counts => {
                 "Rows were counted and definitions recorded with it, to compare with after a restore."
             }
-            ProofLevel::Off => "Nothing was recorded with it that a restore could be compared with.",
+            ProofLevel::Off => "Its rows were not counted, so that a restore could not be compared with them.",
         });
         words.extend(recorded.map(|text| Html::ours(text.to_owned())));
         Self { tone, title, words, differences }
@@ -207,6 +210,8 @@ struct BackupPage {
     holds: Option<Holds>,
     manifest: Option<String>,
     events: Vec<EventRow>,
+    /// There are earlier ones, which are not listed.
+    has_more_events: bool,
     is_pinned: bool,
     may_write: bool,
     can_restore: bool,
@@ -227,7 +232,9 @@ pub async fn show(
 ) -> Result<Response, Problem> {
     let Id(id) = id?;
     let calls::BackupWithCopies { backup, copies, proof, .. } = one(&api, &visitor, id).await?;
-    let events = calls::history(State(api.clone()), visitor.signed.clone(), Ok(Id(id))).await?.data;
+    let mut events = calls::last_events(&api, &visitor.signed, id, MOST_EVENTS + 1).await?;
+    let has_more_events = events.len() > MOST_EVENTS;
+    events.truncate(MOST_EVENTS);
     let now = visitor.now;
     let manifest = backup.manifest();
     let whole = backup.manifest.as_ref().filter(|_| visitor.is_operator());
@@ -268,7 +275,8 @@ pub async fn show(
             .collect(),
         holds: manifest.as_ref().map(|manifest| Holds::of(manifest, &visitor)),
         manifest: whole.map(|text| text.chars().take(MAX_MANIFEST).collect()),
-        events: events.into_iter().rev().map(|event| EventRow::of(event, now)).collect(),
+        events: events.into_iter().map(|event| EventRow::of(event, now)).collect(),
+        has_more_events,
         is_pinned: backup.pinned,
         may_write,
         can_restore: may_write && is_good && (is_database || is_files) && !backup.is_partial && backup.format.is_some(),

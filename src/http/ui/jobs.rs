@@ -283,7 +283,7 @@ fn verified(result: &Value, differences: Vec<String>) -> Outcome {
         (Some("verified"), "read") => "Every byte is as it was recorded",
         (Some("verified"), _) => "The sizes are as they were recorded",
         (Some("differences"), _) if is_not_compared(&differences) => {
-            "Brought back by a trial restore, with nothing recorded to compare it with"
+            "Brought back by a trial restore, without rows counted to compare with"
         }
         (Some("differences"), _) => "The trial restore found differences",
         _ => "No good copy was found",
@@ -328,7 +328,7 @@ async fn outcome(api: &Api, job: &Job, now: DateTime<Utc>) -> Result<Option<Outc
     let differences: Vec<String> = texts("differences");
     let title = match is_verified {
         true => "Restored, and proved",
-        false if is_not_compared(&differences) => "Restored, with nothing recorded to compare it with",
+        false if is_not_compared(&differences) => "Restored, without rows counted to compare with",
         false => "Restored, with differences",
     };
     let words = is_verified.then(|| {

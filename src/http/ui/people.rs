@@ -1,5 +1,7 @@
 //! Local users, for operators and organisation admins.
 
+use std::collections::BTreeSet;
+
 use axum::{extract::State, http::StatusCode, response::Response};
 
 use super::{
@@ -36,6 +38,10 @@ fn thing(user: User, visitor: &Visitor) -> Thing {
         (_, false) => user.project_ids.join(", "),
         (None, true) if user.role == Role::Operator.as_str() => "every project".to_owned(),
         (None, true) => "no project".to_owned(),
+    };
+    let reach = match user.projects_elsewhere {
+        0 => reach,
+        others => format!("{reach}, and {}", show::counted(others, "project elsewhere", "projects elsewhere")),
     };
     let login = show::when_or_nothing(user.last_login_at, visitor.now);
     let facts = vec![
@@ -104,9 +110,13 @@ fn form(visitor: &Visitor, of: Option<&User>) -> Form {
         of.map_or_else(|| Permission::ALL.iter().map(ToString::to_string).collect(), |user| user.permissions.clone());
     fields.push(Field::new("permissions", "May", Kind::Many(permissions())).values(&granted));
     let projects = of.map_or_else(String::new, |user| user.project_ids.join(", "));
-    fields.push(
-        Field::text("project_ids", "Projects").hint("For members: ids with commas between them.").value(projects),
-    );
+    let hint = match of {
+        Some(user) if user.projects_elsewhere > 0 => {
+            "For members: ids with commas between them. Another list takes projects elsewhere away as well."
+        }
+        Some(_) | None => "For members: ids with commas between them.",
+    };
+    fields.push(Field::text("project_ids", "Projects").hint(hint).value(projects));
     if visitor.is_operator() {
         let organization = of.and_then(|user| user.organization_id.clone()).unwrap_or_default();
         fields.push(Field::text("organization_id", "Organisation").value(organization));
@@ -133,6 +143,13 @@ pub async fn ask_add(visitor: Visitor) -> Result<Response, Problem> {
 pub fn projects(typed: &Typed) -> Result<Vec<ProjectId>, Problem> {
     let ids = typed.get("project_ids").split(',').map(str::trim).filter(|id| !id.is_empty());
     ids.map(|id| id.parse().map_err(|_| wrong("project_ids", "one of these is no project's id"))).collect()
+}
+
+/// Whether these are the same projects, in whatever order.
+fn are_those(ids: &[ProjectId], before: &[String]) -> bool {
+    let ids: BTreeSet<&str> = ids.iter().map(ProjectId::as_str).collect();
+    let before: BTreeSet<&str> = before.iter().map(String::as_str).collect();
+    ids == before
 }
 
 pub fn granted(typed: &Typed) -> Result<Vec<Permission>, Problem> {
@@ -194,7 +211,8 @@ pub async fn change(
             password: Some(typed.exact("password")).filter(|text| !text.is_empty()).map(Secret::new),
             role: role(&typed)?.filter(|role| role.as_str() != user.role),
             permissions: Some(granted(&typed)?),
-            project_ids: Some(projects(&typed)?),
+            // Sent only when it is another: it would take away projects that are not told here.
+            project_ids: Some(projects(&typed)?).filter(|ids| !are_those(ids, &user.project_ids)),
             organization_id: typed.given("organization_id"),
             disabled: Some(typed.is_checked("disabled")),
         };

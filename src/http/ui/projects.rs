@@ -323,7 +323,7 @@ async fn change_form(api: &Api, visitor: &Visitor, id: &str) -> Result<Form, Pro
         states.push((shown.status.clone(), shown.status.to_lowercase()));
     }
     let days = shown.retention_days.map_or_else(String::new, |days| days.to_string());
-    let fields = vec![
+    let mut fields = vec![
         Field::text("name", "Name").value(shown.name).required(),
         Field::new("status", "Status", Kind::Choice(states)).value(shown.status),
         Field::new("storages", "Storages", Kind::Many(storage_choices(api, visitor, &shown.storages).await?))
@@ -332,10 +332,12 @@ async fn change_form(api: &Api, visitor: &Visitor, id: &str) -> Result<Form, Pro
         Field::new("retention_days", "Days that backups are kept", Kind::Number)
             .hint("Empty: as configured.")
             .value(days),
-        Field::text("max_rate", "Largest rate of uploads")
-            .hint("A second, such as 20 MiB, for all its backups together. Empty: any.")
-            .value(shown.max_rate.unwrap_or_default()),
     ];
+    if visitor.is_operator() {
+        let rate = Field::text("max_rate", "Largest rate of uploads")
+            .hint("A second, such as 20 MiB, for all its backups together. Empty: any.");
+        fields.push(rate.value(shown.max_rate.unwrap_or_default()));
+    }
     Ok(Form::new(format!("/projects/{}/change", show::in_path(id)), "Save", fields))
 }
 
@@ -379,7 +381,7 @@ pub async fn change(
             database_name: None,
             files: None,
             proof: None,
-            max_rate: Some(typed.size("max_rate")?),
+            max_rate: if typed.has("max_rate") { Some(typed.size("max_rate")?) } else { None },
         };
         Ok(manage::change(&api.app, visitor.caller(), &id, changes).await?)
     };

@@ -186,6 +186,11 @@ impl Typed {
         Some(self.get(name)).filter(|text| !text.is_empty()).map(str::to_owned)
     }
 
+    /// Whether the form had this field, filled in or not.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(field, _)| field == name)
+    }
+
     pub fn is_checked(&self, name: &str) -> bool {
         !self.get(name).is_empty()
     }

@@ -12,8 +12,9 @@ use crate::{
 
 /// Does the larger part of [`apply`](super::apply)'s work in several transactions, so that it needs few locks at once; `apply` afterwards
 /// finds little to do and tells what differs. The schemas themselves are left to it, so that owners have no way in before. Does nothing where
-/// one transaction will do, and when code was altered, or a body reads otherwise, which may have to be refused.
+/// one transaction will do, and when code was altered, which has to be refused.
 ///
+/// `bodies_pass`: the caller does not refuse functions of which the SQL body alone reads otherwise ([`Applied::bodies`](super::Applied::bodies)).
 /// `waits`: the name that the scope's schema has until everything is done, and the role whose empty schema [keeps](keep_name) the recorded one
 /// meanwhile. The schema has the recorded name, by which its objects are known, inside each of the transactions alone.
 pub async fn apply_in_parts(
@@ -21,6 +22,7 @@ pub async fn apply_in_parts(
     scope: &DumpScope,
     ownership: &[ObjectOwnership],
     recorded_on: u32,
+    bodies_pass: bool,
     waits: Option<(&str, &str)>,
 ) -> Result<(), sqlx::Error> {
     let ownership = &*older::in_words_of(server_version(c).await?, ownership, recorded_on);
@@ -36,7 +38,7 @@ pub async fn apply_in_parts(
         .await?;
     tx.rollback().await?;
     let fits = before.iter().map(|f| f.locks).sum::<i64>() <= most;
-    if fits || !altered(&before, &recorded, &mut run).is_empty() || !run.bodies.is_empty() {
+    if fits || !altered(&before, &recorded, &mut run).is_empty() || !(bodies_pass || run.bodies.is_empty()) {
         return Ok(());
     }
     if !superuser {

@@ -11,7 +11,11 @@ use object_store::{
     path::Path,
 };
 
-use super::{Bucket, MOST_PARTS, Weight, trouble::Trouble, upload::begin};
+use super::{
+    Bucket, MOST_PARTS, Weight,
+    trouble::Trouble,
+    upload::{Begun, begin},
+};
 use crate::{
     clock::Timestamp,
     ids::LeaseToken,
@@ -40,7 +44,7 @@ impl fmt::Debug for Objects {
 
 /// An object on its way in parts.
 struct Parts {
-    id: String,
+    begun: Begun,
     sent: Vec<PartId>,
     /// What tells the content that is overwritten.
     before: Option<String>,
@@ -164,9 +168,9 @@ impl Objects {
             self.complete(&path, upload, bytes, &context).await
         }
         .await;
-        let Some(Parts { id, .. }) = &upload else { return sent };
-        match if sent.is_ok() { Ok(()) } else { self.bucket.abort(&path, id).await } {
-            Ok(()) => self.bucket.forget(&path, id).await,
+        let Some(Parts { begun, .. }) = &upload else { return sent };
+        match if sent.is_ok() { Ok(()) } else { self.bucket.abort(&path, &begun.id).await } {
+            Ok(()) => self.bucket.forget(&path, &begun.id).await,
             Err(trouble) => tracing::warn!(object = name, %trouble, "an upload that failed is left to the sweep"),
         }
         sent
@@ -174,14 +178,15 @@ impl Objects {
 
     async fn begin(&self, path: &Path, context: &str) -> Result<Parts, Error> {
         let before = self.bucket.look(path, Weight::Look).await.map_err(|trouble| trouble.told(context))?;
-        let id = begin(Arc::clone(&self.bucket), path.clone(), LeaseToken::generate()).await?;
-        Ok(Parts { id, sent: Vec::new(), before: before.and_then(|meta| meta.e_tag) })
+        let begun = begin(Arc::clone(&self.bucket), path.clone(), LeaseToken::generate()).await?;
+        Ok(Parts { begun, sent: Vec::new(), before: before.and_then(|meta| meta.e_tag) })
     }
 
     /// As long as it takes, while bytes move.
     async fn put_part(&self, path: &Path, upload: &mut Parts, part: Vec<u8>) -> object_store::Result<()> {
+        upload.begun.keep(&self.bucket).await;
         let number = upload.sent.len();
-        let sent = self.bucket.overwriting.put_part(path, &upload.id, number, PutPayload::from(part)).await?;
+        let sent = self.bucket.overwriting.put_part(path, &upload.begun.id, number, PutPayload::from(part)).await?;
         upload.sent.push(sent);
         Ok(())
     }
@@ -189,7 +194,7 @@ impl Objects {
     /// The library asks again when an answer is lost, and is then refused an upload that is over: what lies there decides.
     async fn complete(&self, path: &Path, upload: &mut Parts, bytes: u64, context: &str) -> Result<(), Error> {
         let parts = std::mem::take(&mut upload.sent);
-        let trouble = match self.bucket.overwriting.complete_multipart(path, &upload.id, parts).await {
+        let trouble = match self.bucket.overwriting.complete_multipart(path, &upload.begun.id, parts).await {
             Ok(_) => return Ok(()),
             Err(error) => Trouble::of(error),
         };

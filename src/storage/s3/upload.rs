@@ -10,6 +10,7 @@ use object_store::{
     multipart::{MultipartStore, PartId},
     path::Path,
 };
+use serde_json::Value;
 use tokio::{
     task::{JoinHandle, JoinSet},
     time::{Instant, sleep, timeout, timeout_at},
@@ -53,9 +54,32 @@ struct Multipart {
 
 /// An upload's id, or the task that gets it. A task of its own: whoever waits may be cancelled, and the id must not be lost with him.
 enum UploadId {
-    Asked(JoinHandle<Result<String, Error>>),
-    Known(String),
+    Asked(JoinHandle<Result<Begun, Error>>),
+    Known(Begun),
     Failed,
+}
+
+/// An upload that is written down.
+pub(super) struct Begun {
+    pub id: String,
+    fact: Value,
+    /// When it was last written down: the sweep takes one that was long ago for dead.
+    written: Instant,
+}
+
+impl Begun {
+    /// Writes the upload down anew where that was long ago: it is alive, however slow. That it cannot be written ends no upload.
+    pub async fn keep(&mut self, bucket: &Bucket) {
+        if self.written.elapsed() < bucket.rewrite_after {
+            return;
+        }
+        match bucket.ledger.put(&bucket.storage_name, &format!("{UPLOADS}{}", self.id), self.fact.clone()).await {
+            Ok(()) => self.written = Instant::now(),
+            Err(error) => {
+                tracing::warn!(storage = bucket.storage_name, %error, "an upload under way is not written down anew");
+            }
+        }
+    }
 }
 
 impl S3Upload {
@@ -116,6 +140,8 @@ impl S3Upload {
         }
         if let Some(multipart) = &mut self.multipart {
             multipart.make_room(self.bucket.parts_in_flight).await?;
+            // With each piece: a large part may take its time to be gathered.
+            multipart.id.keep(&self.bucket).await;
         }
         self.gathered_bytes += part.len();
         self.gathered.push(part);
@@ -185,17 +211,18 @@ impl S3Upload {
 }
 
 /// Begins an upload and writes its id down, before anybody can send a part.
-pub(super) async fn begin(bucket: Arc<Bucket>, object: Path, attempt: LeaseToken) -> Result<String, Error> {
+pub(super) async fn begin(bucket: Arc<Bucket>, object: Path, attempt: LeaseToken) -> Result<Begun, Error> {
     let context = format!("cannot begin an upload of {object} in bucket {}", bucket.name);
     let id = bucket.within(&context, bucket.quick.create_multipart(&object)).await?;
     let mut fact = bucket.remembered(&object);
     fact.insert("id".to_owned(), id.clone().into());
     fact.insert("attempt".to_owned(), attempt.to_string().into());
-    if let Err(error) = bucket.ledger.put(&bucket.storage_name, &format!("{UPLOADS}{id}"), fact.into()).await {
+    let fact = Value::from(fact);
+    if let Err(error) = bucket.ledger.put(&bucket.storage_name, &format!("{UPLOADS}{id}"), fact.clone()).await {
         let _ = bucket.abort(&object, &id).await; // it has no part, and the reason matters more
         return Err(error);
     }
-    Ok(id)
+    Ok(Begun { id, fact, written: Instant::now() })
 }
 
 /// Why an object did not get its name.
@@ -281,7 +308,7 @@ impl UploadId {
                 Err(Error::new(ErrorKind::Unavailable, "beginning an upload stopped unexpectedly").with_source(error))
             });
             *self = match answer {
-                Ok(id) => Self::Known(id),
+                Ok(begun) => Self::Known(begun),
                 Err(error) => {
                     *self = Self::Failed;
                     return Err(error);
@@ -289,8 +316,15 @@ impl UploadId {
             };
         }
         match self {
-            Self::Known(id) => Ok(id.clone()),
+            Self::Known(begun) => Ok(begun.id.clone()),
             Self::Asked(_) | Self::Failed => Err(Error::new(ErrorKind::Unavailable, "the upload was not begun")),
+        }
+    }
+
+    /// See [`Begun::keep`].
+    async fn keep(&mut self, bucket: &Bucket) {
+        if let Self::Known(begun) = self {
+            begun.keep(bucket).await;
         }
     }
 }
@@ -343,8 +377,8 @@ impl Upload for S3Upload {
         }
         match self.publish().await {
             Ok(()) => {
-                if let Some(Multipart { id: UploadId::Known(id), .. }) = &self.multipart {
-                    self.bucket.forget(&self.object, id).await;
+                if let Some(Multipart { id: UploadId::Known(begun), .. }) = &self.multipart {
+                    self.bucket.forget(&self.object, &begun.id).await;
                 }
                 Ok(self.bucket.locator(self.name.clone(), &self.object))
             }

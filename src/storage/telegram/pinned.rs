@@ -393,7 +393,7 @@ impl Pinned {
     }
 }
 
-fn ledger_key(chat_id: i64) -> String {
+pub(super) fn ledger_key(chat_id: i64) -> String {
     format!("index/{chat_id}")
 }
 

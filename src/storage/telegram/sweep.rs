@@ -62,13 +62,14 @@ impl TelegramStorage {
         }
     }
 
-    /// Deletes messages, except those that are live, and forgets the fact `key` that told of them. As the only writer, so that nothing
-    /// becomes live meanwhile. Messages that are too old are said, once.
+    /// Deletes messages, except those that are live by the index of their own chat, and forgets the fact `key` that told of them. As the only
+    /// writer to that chat, so that nothing becomes live meanwhile. Messages that are too old are said, once.
     async fn clear(&self, chat_id: i64, messages: &[i64], key: &str) -> Result<u64, Error> {
-        let mut held = self.chat.memory.hold(self.chat.id().await?).await?;
-        let dead = self.without_live(&self.pinned.load().await?, chat_id, messages).await?;
+        let there = self.of_chat(chat_id).await?;
+        let mut held = there.chat.memory.hold(there.chat.id().await?).await?;
+        let dead = there.without_live(&there.pinned.load().await?, chat_id, messages).await?;
         held.check().await?;
-        let left = self.chat.delete(chat_id, &dead).await?;
+        let left = there.chat.delete(chat_id, &dead).await?;
         if !left.is_empty() {
             tracing::warn!("too old to be deleted by a bot, and of no use: {}", describe(chat_id, &left));
         }
@@ -102,11 +103,12 @@ impl TelegramStorage {
     /// Clears a dead upload away. Its note goes first: an upload that is not dead after all does not become visible without it.
     async fn clear_upload(&self, fact: &Fact<UploadNote>) -> Result<u64, Error> {
         let note = &fact.value;
-        let found = self.rest_of(note).await?;
+        let there = self.of_chat(note.chat_id).await?;
+        let found = there.rest_of(note).await?;
         let litter = Litter { chat_id: note.chat_id, messages: found };
         {
             // Not between an upload's look for its note and its writing it anew.
-            let _held = self.chat.memory.hold(self.chat.id().await?).await?;
+            let _held = there.chat.memory.hold(there.chat.id().await?).await?;
             self.chat.memory.put(&litter.ledger_key(), &litter).await?;
             self.chat.memory.remove(&fact.key).await?;
         }
@@ -114,7 +116,7 @@ impl TelegramStorage {
     }
 
     async fn clear_twins(&self, fact: &Fact<Unclear>) -> Result<u64, Error> {
-        let found = self.twins_of(&fact.value).await?;
+        let found = self.of_chat(fact.value.chat_id).await?.twins_of(&fact.value).await?;
         self.clear(fact.value.chat_id, &found, &fact.key).await
     }
 

@@ -60,7 +60,7 @@ pub struct ExportBody {
     #[schema(max_items = 1000)]
     pub exclude_table_data: Vec<String>,
     /// How much is proved while it is dumped, to be compared after a restore: `full` reads every row a second time for a digest of each table,
-    /// `counts` counts rows and records definitions, `off` does neither. Default: as the project says, else the setting `backup.proof`, which
+    /// `counts` counts rows and records definitions, `off` records definitions alone. Default: as the project says, else the setting `backup.proof`, which
     /// is `full` unless changed.
     #[schema(inline)]
     pub proof: Option<ProofLevel>,
